@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, answers, judges, statistics and the report."""

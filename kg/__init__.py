@@ -1,0 +1,1 @@
+"""Wikidata: endpoint, neighbourhoods, path search and linearisation."""

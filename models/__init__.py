@@ -1,0 +1,1 @@
+"""Models: registry, prompts, engines, budgets and fine-tuning."""

@@ -1,0 +1,173 @@
+"""The words of the study as small frozen types, shared by every package.
+
+``kg``, ``models`` and ``eval`` know one another only through the types here: a question with its gold answers and linked
+entities, a directed triple, a path, the chat messages of a prompt, a sampling recipe. All are immutable and hash by value,
+so that they can be part of a cache key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+AnswerType = Literal["entity", "number", "date", "boolean", "text"]
+Split = Literal["train", "dev", "test"]
+LinkSource = Literal["gold_qid", "mid_map", "label"]
+LinkRole = Literal["question", "answer"]
+
+
+class Setting(StrEnum):
+    """How a model is asked or was trained; the four settings of the fs1 study."""
+
+    INSTRUCT = "instruct"
+    COT = "cot"
+    RT = "rt"
+    FS1 = "fs1"
+
+
+class Recipe(StrEnum):
+    """How a teacher's trace is made: from the question alone (``rt``), or conditioned on its paths (``fs1``)."""
+
+    RT = "rt"
+    FS1 = "fs1"
+
+
+class Frozen(BaseModel):
+    """Base of every value type: immutable, no unknown field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def digest(value: Any, length: int = 32) -> str:
+    """First ``length`` hex digits of the sha256 over the canonical JSON of ``value`` (a model, or JSON-like data).
+
+    Canonical means: sorted keys, no white space, UTF-8, no NaN. Equal values give equal digests on every host.
+    """
+    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+class Link(Frozen):
+    """An entity (QID) of a question or of its answer, and where the link comes from."""
+
+    entity: str = Field(pattern=r"^Q[1-9]\d*$")
+    role: LinkRole
+    source: LinkSource = "gold_qid"
+
+
+class Answer(Frozen):
+    """One gold answer with its aliases. ``text`` is what a person would write; ``entity`` is its QID, where it has one."""
+
+    text: str = Field(min_length=1)
+    entity: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The text and its aliases, without repeats, in order."""
+        return tuple(dict.fromkeys((self.text, *self.aliases)))
+
+
+class Question(Frozen):
+    """One benchmark question. ``answers`` are alternatives: a prediction is right if it gives any one of them."""
+
+    id: str = Field(min_length=1)
+    dataset: str = Field(min_length=1)
+    split: Split
+    text: str = Field(min_length=1)
+    answers: tuple[Answer, ...] = Field(min_length=1)
+    answer_type: AnswerType = "entity"
+    links: tuple[Link, ...] = ()
+    hops: int | None = Field(default=None, ge=1)
+    provenance: str = ""
+
+    def entities(self, role: LinkRole) -> tuple[str, ...]:
+        """The linked entities of one role, without repeats, in order."""
+        return tuple(dict.fromkeys(link.entity for link in self.links if link.role == role))
+
+    @property
+    def gold(self) -> tuple[str, ...]:
+        """Every accepted form of every answer, without repeats, in order."""
+        return tuple(dict.fromkeys(form for answer in self.answers for form in answer.forms))
+
+
+class Triple(NamedTuple):
+    """A directed statement. ``object`` is a QID, or, if ``literal``, the text of a date (ISO) or number as it is printed."""
+
+    subject: str
+    predicate: str
+    object: str
+    literal: bool = False
+
+
+class Path(Frozen):
+    """A walk of 1 or more triples from a question entity to a target, each triple in its true direction.
+
+    ``target`` is an answer entity, another question entity, or the text of a literal. Neighbouring triples share a node;
+    whether the walk follows a triple forward or backward is seen from which of its ends is that node.
+    """
+
+    source: str
+    target: str
+    triples: tuple[Triple, ...] = Field(min_length=1)
+    score: float = 0.0
+
+    @property
+    def hops(self) -> int:
+        """Number of triples on the walk."""
+        return len(self.triples)
+
+
+class Message(Frozen):
+    """One turn of a chat, before a chat template renders it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(Frozen):
+    """What a model is asked for one question: chat messages; ``key`` identifies their content."""
+
+    question_id: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+
+    @property
+    def key(self) -> str:
+        """Digest of the messages alone, so that the same prompt for two settings or models has one key."""
+        return digest([m.model_dump() for m in self.messages])
+
+
+class Sampling(Frozen):
+    """How tokens are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 means no limit."""
+
+    temperature: float = Field(default=0.0, ge=0.0, le=5.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0.0, le=3.0)
+
+    @model_validator(mode="after")
+    def _greedy_has_one_form(self) -> Sampling:
+        # Greedy decoding ignores the truncation of the distribution; two spellings of it would be two cache keys.
+        if self.temperature == 0.0 and (self.top_p != 1.0 or self.top_k != 0):
+            raise ValueError("temperature 0 is greedy: leave top_p (1.0) and top_k (0) at their defaults")
+        return self
+
+
+class Verdict(Frozen):
+    """What a judge says of one prediction against the gold answers. ``correct`` is None where the judge gave no valid answer."""
+
+    correct: bool | None
+    rule: str = ""
+
+
+class InputError(ValueError):
+    """Bad input from a person: a message that names the field or file, the value and the mend. Exit code 2."""
+
+
+class RunError(RuntimeError):
+    """A failure while running that is no fault of the input: a dead endpoint, a full disk. Exit code 1."""

@@ -1,0 +1,1 @@
+"""Units of work: each cached, retryable, and landing its rows in the store."""
