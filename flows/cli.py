@@ -1,0 +1,241 @@
+"""The command line: ``factscale --help``.
+
+Exit codes: 0 done, 1 failed while running, 2 bad input, 130 interrupted. Every error is one message that names the field or
+file, the value and the mend; what Prefect logs goes to its API, and a traceback to ``logs/factscale.log`` in the home.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.server import prepare_environment
+from store.home import Home
+from store.types import InputError, RunError
+
+app = typer.Typer(
+    name="factscale",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From knowledge-graph facts to reasoning traces, fine-tuned students and honest statistics.",
+    epilog="Everything is kept in the folder .factscale, or in what FACTSCALE_HOME names.",
+)
+study_app = typer.Typer(no_args_is_help=True, help="Run a study, or see what running it would take.")
+db_app = typer.Typer(no_args_is_help=True, help="Look into the results database.")
+app.add_typer(study_app, name="study")
+app.add_typer(db_app, name="db")
+console = Console()
+errors = Console(stderr=True)
+
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY.yaml", help="The study's file, e.g. deployments/studies/demo.yaml")
+]
+
+
+class Stage(StrEnum):
+    """The flows of a study that can be run alone."""
+
+    RETRIEVE = "retrieve"
+    DISTILL = "distill"
+    FINETUNE = "finetune"
+    EVALUATE = "evaluate"
+    REPORT = "report"
+
+
+class Shape(StrEnum):
+    """How rows are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+@study_app.command("run")
+def study_run(
+    study_file: StudyFile,
+    only: Annotated[Stage | None, typer.Option(help="Run one stage; the ones before it must have landed.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log as well.")] = False,
+) -> None:
+    """Run a study. What landed before is not made again: start it again after any interruption."""
+    home = Home.current()
+    prepare_environment(home)
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.parameters import load_study
+
+    study = load_study(study_file)
+    from flows.terminal import run_in_terminal
+
+    run_in_terminal(study, home, only.value if only else None, console)
+
+
+@study_app.command("plan")
+def study_plan(
+    study_file: StudyFile,
+    shape: Annotated[Shape, typer.Option("--format", help="How to print the units.")] = Shape.TABLE,
+) -> None:
+    """Show a study's units: done or missing, and the tokens that are still to be generated. Nothing is run."""
+    home = Home.current()
+    prepare_environment(home)
+    from flows.parameters import load_study
+    from flows.plan import plan
+
+    rows = plan(load_study(study_file), home)
+    _print_rows(rows, shape, title=f"Plan of {study_file}")
+    if shape is Shape.TABLE:
+        missing = sum(row["state"] != "done" for row in rows)
+        tokens = sum(row["tokens"] or 0 for row in rows)
+        console.print(f"{len(rows)} units, {missing} to do, at most {tokens:,} tokens to generate.")
+
+
+@app.command()
+def status(
+    shape: Annotated[Shape, typer.Option("--format", help="How to print the counts.")] = Shape.TABLE,
+) -> None:
+    """Show what is in the store: studies, units by kind, rows; also while a study runs."""
+    home = _existing_home()
+    from flows.plan import status_rows
+
+    studies, units = status_rows(home.store)
+    if shape is Shape.TABLE:
+        console.print(f"Store: {home.store.path}")
+        _print_rows(studies, shape, title="Studies")
+        _print_rows(units, shape, title="Units that landed")
+    else:
+        _print_rows([{"table": "study", **r} for r in studies] + [{"table": "units", **r} for r in units], shape)
+
+
+@app.command()
+def report(study_file: StudyFile) -> None:
+    """Draw a study's report again from what is in the store, and print its path."""
+    home = _existing_home()
+    prepare_environment(home)
+    from flows.parameters import load_study
+    from flows.report import draw_report
+
+    console.print(str(draw_report(load_study(study_file), home)), soft_wrap=True)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the UI, on 127.0.0.1.")] = 4200) -> None:
+    """Start a Prefect server with its UI, the deployments and a worker; Ctrl-C ends them."""
+    home = Home.current()
+    prepare_environment(home)
+    from flows.ui import serve
+
+    serve(home, port, console)
+
+
+@db_app.command("query")
+def db_query(
+    sql: Annotated[
+        str,
+        typer.Argument(help="One statement, for example: SELECT setting, avg(correct::INT) FROM results GROUP BY 1"),
+    ],
+    shape: Annotated[Shape, typer.Option("--format", help="How to print the rows.")] = Shape.TABLE,
+) -> None:
+    """Run a SQL query on the results database, read-only."""
+    import duckdb
+
+    home = _existing_home()
+    try:
+        rows = home.store.query_untrusted(sql)
+    except duckdb.Error as error:
+        raise InputError(f"the query failed: {error}") from None
+    _print_rows(rows, shape)
+
+
+def main() -> None:
+    """Entry point of the command `factscale`."""
+    sys.exit(_run(app))
+
+
+def _run(command: Callable[..., Any]) -> int:
+    try:
+        code = command(standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted; what landed is kept, the same command goes on from it")
+        return 130
+    except InputError as error:
+        _say(str(error))
+        return 2
+    except RunError as error:
+        _say(str(error))
+        return 1
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    show = getattr(error, "show", None)
+    if show is not None and hasattr(error, "exit_code"):  # click's usage errors print themselves
+        show()
+        return int(error.exit_code)
+    log = Home.current().logs / "factscale.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        where = f"; the traceback is in {log}"
+    except OSError:
+        where = ""
+    _say(f"{type(error).__name__}: {error}{where}")
+    return 1
+
+
+def _say(message: str) -> None:
+    errors.print("[bold red]error:[/bold red]", end=" ")
+    errors.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _existing_home() -> Home:
+    home = Home.current()
+    if not home.store.path.is_file():
+        raise InputError(
+            f"no store at {home.store.path}: run a study first, or set FACTSCALE_HOME to the folder of one"
+        )
+    return home
+
+
+def _print_rows(rows: list[dict[str, Any]], shape: Shape, title: str | None = None) -> None:
+    if shape is Shape.JSON:
+        print(json.dumps(rows, indent=1, default=str, ensure_ascii=False))
+        return
+    if shape is Shape.CSV:
+        import csv
+
+        writer = csv.writer(sys.stdout)
+        writer.writerow(list(rows[0]) if rows else [])
+        writer.writerows([list(row.values()) for row in rows])
+        return
+    if not rows:
+        console.print(f"{title}: nothing yet" if title else "no rows")
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name, value in rows[0].items():
+        table.add_column(name, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value).replace("[", "\\[")

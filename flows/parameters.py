@@ -1,0 +1,229 @@
+"""The parameters of every flow, as frozen models: a study's YAML and Prefect's run form are the same thing.
+
+Each flow takes what it needs and what the flows before it needed, so that it can find their units by their keys:
+``Retrieve`` < ``Distill`` < ``Finetune`` < ``Evaluate`` < ``Study``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from models.engines.base import EngineName, Precision
+from models.finetune import Hyperparameters
+from store.types import Frozen, InputError, Recipe, Sampling, Setting, Split
+
+STARTER = "starter"
+REPOSITORY = Path(__file__).resolve().parent.parent
+STUDIES = REPOSITORY / "deployments" / "studies"
+DEFAULT_REGISTRY = REPOSITORY / "deployments" / "models.yaml"
+
+
+def _increasing(budgets: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    finite = [b for b in budgets if b is not None]
+    for budget in finite:
+        if budget < 1:
+            raise ValueError(f"budget {budget} gives no room to think: use 1 or more tokens, or null for no limit")
+    if finite != sorted(set(finite)) or None in budgets[:-1]:
+        raise ValueError(f"budgets {list(budgets)} must rise without repeats; null (no limit) comes last")
+    return budgets
+
+
+Budgets = Annotated[tuple[int | None, ...], Field(min_length=1), AfterValidator(_increasing)]
+Alias = Annotated[str, Field(min_length=1, description="A model of the registry (deployments/models.yaml)")]
+
+
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    repeated = sorted({str(v) for v in values if values.count(v) > 1})
+    if repeated:
+        raise ValueError(f"{', '.join(repeated)} is named more than once")
+    return values
+
+
+class QuestionSet(Frozen):
+    """The first ``limit`` questions of one split of a dataset."""
+
+    dataset: str = Field(default=STARTER, min_length=1, description="A dataset's name, or `jsonl` with a path")
+    split: Split = "test"
+    limit: int | None = Field(default=None, ge=1, description="The first so many questions; empty for all")
+    path: str | None = Field(default=None, description="The file of a `jsonl` dataset")
+
+
+class Retrieval(Frozen):
+    """How knowledge-graph paths are found."""
+
+    endpoint: str = Field(
+        default=STARTER, description="`starter` for the facts that come with factscale, or the URL of a SPARQL endpoint"
+    )
+    snapshot: str | None = Field(
+        default=None, description="A name for the endpoint's content (a date, a dump); compulsory for a URL"
+    )
+    user_agent: str | None = Field(
+        default=None, description="Who asks, with an e-mail or URL; public endpoints want it"
+    )
+    max_hops: int = Field(default=3, ge=1, le=3)
+    cap: int = Field(default=500, ge=1, description="In-edges fetched for an entity at most; a cut is recorded")
+    max_degree: int = Field(default=500, ge=1, description="Middle nodes with more edges are not walked through")
+    top_paths: int = Field(default=5, ge=1, description="Best-ranked paths of a question that a teacher sees")
+    max_triples: int = Field(default=12, ge=1, description="Distinct triples that a teacher sees at most")
+
+    @model_validator(mode="after")
+    def _a_url_has_a_snapshot(self) -> Retrieval:
+        if self.endpoint != STARTER:
+            if not self.endpoint.startswith(("http://", "https://")):
+                raise ValueError(f"endpoint {self.endpoint!r} is neither `starter` nor an http(s) URL")
+            if not self.snapshot:
+                raise ValueError(
+                    f"endpoint {self.endpoint}: name its content in `snapshot`, for example the dump's date"
+                )
+        return self
+
+
+class Generation(Frozen):
+    """How a model is run; nothing here but ``sampling`` and token limits enters a key."""
+
+    engine: EngineName = Field(default="auto", description="auto: vLLM where installed")
+    dtype: Precision = Field(default="auto", description="auto: bfloat16 where the hardware is fast at it")
+    batch_size: int | None = Field(default=None, ge=1, description="Rows generated together; empty: the engine's own")
+    chunk: int = Field(default=64, ge=1, description="Rows between two landings: what a kill can lose at most")
+
+
+class Distillation(Frozen):
+    """Teachers' traces, and what of them students are trained on."""
+
+    teachers: Annotated[tuple[Alias, ...], Field(min_length=1), AfterValidator(_unique)] = ("smollm2-135m",)
+    recipes: Annotated[tuple[Recipe, ...], Field(min_length=1), AfterValidator(_unique)] = (Recipe.RT, Recipe.FS1)
+    samples: int = Field(default=1, ge=1)
+    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95)
+    max_thinking_tokens: int = Field(default=1024, ge=1)
+    max_answer_tokens: int = Field(default=256, ge=1)
+    max_traces_per_question: int = Field(default=1, ge=1, description="Correct traces of a question used in training")
+    max_length: int = Field(default=8192, ge=16, description="Longer training sequences are dropped, in tokens")
+    held_out: float = Field(default=0.1, ge=0.0, lt=1.0, description="Share of the questions kept for held-out loss")
+
+    @model_validator(mode="after")
+    def _greedy_is_sampled_once(self) -> Distillation:
+        _check_greedy(self.sampling, self.samples)
+        return self
+
+
+class Tuning(Frozen):
+    """Students: which bases are trained, and how."""
+
+    students: Annotated[tuple[Alias, ...], Field(min_length=1), AfterValidator(_unique)] = ("smollm2-135m",)
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class Evaluation(Frozen):
+    """The matrix of runs: models x settings x datasets, each at every budget, ``samples`` times."""
+
+    settings: Annotated[tuple[Setting, ...], Field(min_length=1), AfterValidator(_unique)] = tuple(Setting)
+    baselines: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
+        default=(), description="Models asked as they are, beside the students (setting `instruct`)"
+    )
+    datasets: tuple[QuestionSet, ...] = Field(default=(QuestionSet(),), min_length=1)
+    budgets: Budgets = (256, 1024, 4096)
+    max_thinking_tokens: int = Field(default=8192, ge=1, description="The room of a thought without a budget")
+    max_answer_tokens: int = Field(default=256, ge=1)
+    samples: int = Field(default=1, ge=1)
+    sampling: Sampling = Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05)
+    judge: str | None = Field(default=None, description="A model that judges predictions beside the matcher")
+
+    @model_validator(mode="after")
+    def _greedy_is_sampled_once(self) -> Evaluation:
+        _check_greedy(self.sampling, self.samples)
+        names = [d.dataset for d in self.datasets]
+        _unique(tuple(names))
+        if any(b is not None and b > self.max_thinking_tokens for b in self.budgets):
+            raise ValueError(
+                f"budgets {list(self.budgets)} exceed max_thinking_tokens {self.max_thinking_tokens}: raise it"
+            )
+        return self
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the one generation that serves every budget."""
+        return self.max_thinking_tokens if self.budgets[-1] is None else self.budgets[-1]
+
+
+def _check_greedy(sampling: Sampling, samples: int) -> None:
+    if sampling.temperature == 0.0 and samples > 1:
+        raise ValueError(f"samples {samples} at temperature 0 would all be equal: use 1 sample, or a temperature")
+
+
+class Retrieve(Frozen):
+    """Parameters of `retrieve`: find and rank the paths of the training questions."""
+
+    name: str = Field(
+        default="study", pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Lower-case letters, digits, - and _"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    train: QuestionSet = Field(default=QuestionSet(split="train"), description="The questions that teachers answer")
+    retrieve: Retrieval = Retrieval()
+    registry: str | None = Field(default=None, description="A registry of models; empty: deployments/models.yaml")
+    workers: int = Field(default=1, ge=1, le=64, description="Units run at the same time on this machine")
+
+    @property
+    def registry_path(self) -> Path:
+        """The registry's file."""
+        return Path(self.registry) if self.registry else DEFAULT_REGISTRY
+
+
+class Distill(Retrieve):
+    """Parameters of `distill`: teachers' traces and the training sets made of them."""
+
+    distill: Distillation = Distillation()
+    generation: Generation = Generation()
+
+
+class Finetune(Distill):
+    """Parameters of `finetune`: students trained on the training sets."""
+
+    finetune: Tuning = Tuning()
+
+
+class Evaluate(Finetune):
+    """Parameters of `evaluate`: the matrix of runs, their answers and verdicts."""
+
+    evaluate: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _students_need_their_recipe(self) -> Evaluate:
+        for setting in self.evaluate.settings:
+            if setting in (Setting.RT, Setting.FS1) and Recipe(setting.value) not in self.distill.recipes:
+                raise ValueError(f"evaluate.settings names {setting}, but distill.recipes has no {setting}: add it")
+        return self
+
+
+class Study(Evaluate):
+    """Parameters of `study`: everything from paths to the report."""
+
+
+def load_study(path: Path) -> Study:
+    """The study of a YAML file. Raises InputError that names the file, the field, the value and what is wrong."""
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+        raise InputError(f"no study file {path}; shipped studies (deployments/studies): {known}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__}, not the fields of a study")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_errors(error)}") from None
+
+
+def _first_errors(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"]) or "study"
+        shown = "" if isinstance(item["input"], dict | Frozen) else f" (got {item['input']!r})"
+        mend = "unknown field: remove it or mend its spelling" if item["type"] == "extra_forbidden" else item["msg"]
+        lines.append(f"{field}: {mend.removeprefix('Value error, ')}{shown}")
+    return "; ".join(lines)

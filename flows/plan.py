@@ -1,0 +1,144 @@
+"""What running a study would take, and what is in a store: both without running anything.
+
+A unit whose input has not landed has no key yet, so what of it is missing cannot be known; it is counted whole ("waits").
+Tokens are an upper bound: every missing thought at its full length, every missing answer at its full room.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from models.registry import model_key
+
+from flows.orders import Orders, RunOrder, Waiting
+from flows.parameters import Study
+from store.connection import Store
+from store.home import Home
+from store.types import InputError, Setting
+from tasks.questions import load_questions
+from tasks.traces import TracesOrder, missing_rows
+
+Row = dict[str, Any]
+_LEAST_FREE_BYTES = 200 * 1024**2
+
+
+def check(study: Study, home: Home) -> None:
+    """Everything that can be told wrong before the first unit runs. Raises InputError, or RunError for a locked store."""
+    home.folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home.folder).free
+    if free < _LEAST_FREE_BYTES:
+        raise InputError(
+            f"the disk of {home.folder} has {free // 1024**2} MiB free: free some space, or set FACTSCALE_HOME to another disk"
+        )
+    orders = Orders(study, home)
+    home.store.query("SELECT 1 FROM units LIMIT 1")
+    judges = (study.evaluate.judge,) if study.evaluate.judge else ()
+    for alias in (*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *judges):
+        model_key(orders.registry.entry(alias))
+    _ = orders.source
+    for questions in (study.train, *study.evaluate.datasets):
+        load_questions(questions.dataset, questions.split, questions.limit, questions.path)
+
+
+def plan(study: Study, home: Home) -> list[Row]:
+    """One row a unit (retrieval: one row in all): unit, state (done, missing, partly, waits), rows to do, tokens to generate."""
+    check(study, home)
+    return list(_rows(study, Orders(study, home)))
+
+
+def status_rows(store: Store) -> tuple[list[Row], list[Row]]:
+    """The studies of a store, and its units by kind with their rows, seconds and tokens."""
+    studies = store.query(
+        "SELECT name, left(study_key, 8) AS key, started_at, (SELECT count(*) FROM study_runs r WHERE r.study_key = "
+        "s.study_key) AS runs FROM studies s ORDER BY started_at DESC"
+    )
+    units = store.query(
+        "SELECT kind, count(*) AS units, sum(row_count)::BIGINT AS rows, sum(seconds) AS seconds, "
+        "sum(generated_tokens)::BIGINT AS tokens, max(landed_at) AS last FROM units GROUP BY kind ORDER BY max(landed_at)"
+    )
+    landed = store.query(
+        "SELECT 'paths' AS kind, count(*) AS units, coalesce(sum(paths), 0)::BIGINT AS rows, NULL::DOUBLE AS seconds, "
+        "0::BIGINT AS tokens, NULL::TIMESTAMP AS last FROM retrievals HAVING count(*) > 0"
+    )
+    traces = store.query(
+        "SELECT 'traces landed, also of unfinished units' AS kind, NULL::BIGINT AS units, count(*) AS rows, NULL::DOUBLE AS "
+        "seconds, (SELECT sum(thinking_tokens) FROM thoughts)::BIGINT AS tokens, NULL::TIMESTAMP AS last FROM traces"
+    )
+    return studies, [*landed, *units, *traces]
+
+
+def _rows(study: Study, orders: Orders) -> Iterator[Row]:
+    trains = {Setting.RT, Setting.FS1} & set(study.evaluate.settings)
+    if trains:
+        missing = len(orders.missing_retrievals())
+        total = len(orders.train_questions)
+        state = "done" if not missing else "missing" if missing == total else "partly"
+        yield _row(f"paths of {total} questions", state, missing, 0)
+        yield from _training_rows(study, orders)
+    runs: list[RunOrder] = []
+    for role, alias, setting, questions in orders.run_names():
+        name = f"answers {alias} {setting} {questions.dataset}-{questions.split}"
+        run = _ready(lambda: orders.run(role, alias, setting, questions))  # noqa: B023 - called at once
+        if run is None:
+            count = len(load_questions(questions.dataset, questions.split, questions.limit, questions.path))
+            samples = count * study.evaluate.samples
+            each = study.evaluate.longest + len(study.evaluate.budgets) * study.evaluate.max_answer_tokens
+            yield _row(name, "waits", samples * len(study.evaluate.budgets), samples * each)
+            continue
+        runs.append(run)
+        yield _traces_row(orders, run.traces)
+    if study.evaluate.judge:
+        complete = len(runs) == len(orders.run_names())
+        judge = orders.judge(runs) if complete else None
+        done = judge is not None and orders.store.has_unit(judge.key)
+        yield _row(
+            f"verdicts {study.evaluate.judge}", "done" if done else "missing" if complete else "waits", None, None
+        )
+
+
+def _training_rows(study: Study, orders: Orders) -> Iterator[Row]:
+    for recipe in study.distill.recipes:
+        for alias in study.distill.teachers:
+            made = _ready(lambda: orders.teacher(alias, recipe))  # noqa: B023 - called at once
+            if made is None:
+                rows = len(orders.train_questions) * study.distill.samples
+                tokens = rows * (study.distill.max_thinking_tokens + study.distill.max_answer_tokens)
+                yield _row(f"traces {alias} {recipe}", "waits", rows, tokens)
+            else:
+                yield _traces_row(orders, made[0])
+    for recipe in study.distill.recipes:
+        order = _ready(lambda: orders.training_set(recipe))  # noqa: B023 - called at once
+        yield _simple_row(orders, f"training set {recipe}", order.key if order else None)
+    for alias in study.finetune.students:
+        for recipe in study.distill.recipes:
+            student = _ready(lambda: orders.student(alias, recipe))  # noqa: B023 - called at once
+            yield _simple_row(orders, f"student {alias} {recipe}", student.key if student else None)
+
+
+def _traces_row(orders: Orders, order: TracesOrder) -> Row:
+    if orders.store.has_unit(order.key):
+        return _row(order.name, "done", 0, 0)
+    missing = missing_rows(orders.store, order.spec, order.asked)
+    rows = missing.total - missing.done
+    tokens = missing.thoughts * order.spec.thought.max_thinking_tokens + rows * order.spec.answer.max_answer_tokens
+    return _row(order.name, "partly" if missing.done else "missing", rows, tokens)
+
+
+def _simple_row(orders: Orders, name: str, key: str | None) -> Row:
+    if key is None:
+        return _row(name, "waits", 1, 0)
+    done = orders.store.has_unit(key)
+    return _row(name, "done" if done else "missing", 0 if done else 1, 0)
+
+
+def _row(name: str, state: str, rows: int | None, tokens: int | None) -> Row:
+    return {"unit": name, "state": state, "rows": rows, "tokens": tokens}
+
+
+def _ready(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except Waiting:
+        return None

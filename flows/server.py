@@ -1,0 +1,128 @@
+"""A Prefect API for a command: the one that is configured, or a server of our own that ends with the command.
+
+Prefect would start such a server by itself, but it survives a `kill -9` of the command. Ours is bound to its parent's life,
+keeps its database in the home, binds to 127.0.0.1 and sends no telemetry.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from store.home import Home
+from store.types import RunError
+
+_START_SECONDS = 120
+_PR_SET_PDEATHSIG = 1
+
+
+def prepare_environment(home: Home) -> None:
+    """Settings that Prefect reads when it is imported; what the user has set stays."""
+    defaults = {
+        "PREFECT_HOME": str(home.folder / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    }
+    if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ or "PREFECT_HOME" in os.environ:
+        defaults.pop("PREFECT_HOME")
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def die_with_parent() -> None:
+    """For a child between fork and exec: the kernel kills it when its parent goes, however that went (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def prefect_api(home: Home) -> Iterator[str]:
+    """The URL of a Prefect API: the configured one, or that of a server that ends with the block."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    configured = PREFECT_API_URL.value()
+    if configured:
+        yield configured
+        return
+    with running_server(home, _free_port(), with_ui=False) as url, temporary_settings({PREFECT_API_URL: url}):
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            yield url
+        finally:
+            del os.environ["PREFECT_API_URL"]
+
+
+@contextmanager
+def running_server(home: Home, port: int, *, with_ui: bool) -> Iterator[str]:
+    """A Prefect server on 127.0.0.1:``port`` with its database in the home; yields the API's URL, ends with the block.
+
+    Raises RunError if the server does not answer in time; its log is named in the message.
+    """
+    home.logs.mkdir(parents=True, exist_ok=True)
+    log = home.logs / "prefect-server.log"
+    url = f"http://127.0.0.1:{port}/api"
+    server = _start(port, log, with_ui=with_ui)
+    try:
+        _wait(server, url, log)
+        yield url
+    finally:
+        end(server)
+
+
+def end(child: subprocess.Popen[bytes], patience: float = 15) -> None:
+    """Ask a child to end, and kill it if it does not within ``patience`` seconds."""
+    child.terminate()
+    try:
+        child.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _start(port: int, log: Path, *, with_ui: bool) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PREFECT__SERVER_FINAL": "1"}
+    if with_ui:
+        address = f"http://127.0.0.1:{port}/api"
+        environment |= {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_UI_API_URL": address}
+    else:
+        environment |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*command, *options], env=environment, stdout=output, stderr=output, preexec_fn=die_with_parent
+        )
+
+
+def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RunError(f"the Prefect server ended at once with code {server.returncode}; see {log}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.1)
+    raise RunError(f"the Prefect server did not answer at {url} within {_START_SECONDS} s; see {log}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,28 @@
+"""The flow `study`: paths, teachers, students, evaluation and report in one run, each stage a flow of its own.
+
+Run it: ``factscale study run deployments/studies/demo.yaml``. Run it again and every unit is Cached.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.distill import distill
+from flows.evaluate import evaluate
+from flows.finetune import finetune
+from flows.parameters import Study
+from flows.report import report
+from flows.retrieve import retrieve
+from store.types import Setting
+
+
+@flow(name="study")
+def study(parameters: Study) -> str:
+    """The whole study. Returns the path of its report."""
+    trains = {Setting.RT, Setting.FS1} & set(parameters.evaluate.settings)
+    if trains:
+        retrieve(parameters)
+        distill(parameters)
+        finetune(parameters)
+    evaluate(parameters)
+    return report(parameters)

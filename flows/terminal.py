@@ -1,0 +1,133 @@
+"""A study in a terminal: its stages with bars, rates and time left, and the result table at the end.
+
+Where the output is no terminal (a log file, CI), a line is printed now and then instead of moving bars.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from flows.parameters import Study
+from flows.server import prefect_api
+from store.home import Home
+from tasks.progress import Event, listening
+
+_LINE_SECONDS = 10.0
+
+
+def run_in_terminal(study: Study, home: Home, only: str | None, console: Console) -> None:
+    """Check the study, run it (or one stage) against a Prefect API, and print what came out."""
+    from flows.plan import check
+
+    started = time.monotonic()
+    check(study, home)
+    console.print(f"Study [bold]{study.name}[/bold] in {home.folder}", soft_wrap=True)
+    with prefect_api(home) as url, _showing(console) as listener, listening(listener):
+        result = _stages()[only or "study"](study)
+        console.print(f"Prefect API: {url}", style="dim", soft_wrap=True)
+    if only in (None, "report"):
+        _print_results(study, home, console)
+        console.print(f"Report: [bold]{result}[/bold]", soft_wrap=True)
+    console.print(f"Done in {time.monotonic() - started:.0f} s.")
+
+
+def _stages() -> dict[str, Any]:
+    # Imported here, since Prefect reads its settings when it is imported.
+    from flows.distill import distill
+    from flows.evaluate import evaluate
+    from flows.finetune import finetune
+    from flows.report import report
+    from flows.retrieve import retrieve
+    from flows.study import study
+
+    return {f.name: f for f in (retrieve, distill, finetune, evaluate, report, study)}
+
+
+def _print_results(study: Study, home: Home, console: Console) -> None:
+    from flows.report import result_table
+
+    rows = result_table(study, home)
+    table = Table(title="Results", title_justify="left", header_style="bold")
+    for name in rows[0] if rows else ():
+        table.add_column(name, justify="left" if name in ("model", "setting", "dataset") else "right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console.print(table)
+
+
+@contextmanager
+def _showing(console: Console) -> Iterator[Any]:
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            known = self._tasks.get(event.name)
+            if known is None:
+                # What landed before this start is not counted, so that the time left is right after a resume.
+                known = self._tasks[event.name] = self._bars.add_task(
+                    event.name, total=event.total, completed=event.done, rate=""
+                )
+            self._bars.update(known, completed=event.done, total=event.total, rate=_rate(event))
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if not event.finished and now - self._last.setdefault(event.name, now) < _LINE_SECONDS:
+                return
+            self._last[event.name] = now
+            left = "" if event.finished or not event.done else f", {_left(event):.0f} s left"
+            self._console.print(
+                f"{event.name}: {event.done}/{event.total} in {event.seconds:.0f} s {_rate(event)}{left}",
+                highlight=False,
+            )
+
+
+def _rate(event: Event) -> str:
+    return f"{event.tokens / event.seconds:.0f} tokens/s" if event.tokens and event.seconds else ""
+
+
+def _left(event: Event) -> float:
+    return event.seconds * (event.total - event.done) / event.done

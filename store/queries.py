@@ -1,0 +1,239 @@
+"""What the reader of a study asks of the store, as plain rows.
+
+Every function takes a :class:`store.connection.Store` and returns a list of dicts, JSON columns decoded. Budget
+``None`` means unlimited everywhere here, also where ``study_runs.budgets`` has 0 for it. Columns that hold long text are
+read only by ``trace_samples`` and ``training_examples``, and only for the questions asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from store.connection import Store
+
+Rows = list[dict[str, Any]]
+
+_RESULT_COLUMNS = (
+    "run_key, role, model, setting, dataset, question_key, question_id, answer_type, hops, sample, budget, "
+    "thinking_tokens, answer_tokens, cut, forced, finish, how, class, correct, judged"
+)
+
+
+def study(store: Store, name: str) -> dict[str, Any] | None:
+    """The latest study called ``name`` (study_key, name, spec, started_at); None if there is none."""
+    rows = store.query("SELECT * FROM studies WHERE name = ? ORDER BY started_at DESC, study_key LIMIT 1", [name])
+    return _decoded(rows, "spec")[0] if rows else None
+
+
+def run_rows(store: Store, study_key: str) -> Rows:
+    """The study's runs, each with ``questions`` asked, traces ``expected``, ``landed`` and ``missing``.
+
+    Expected are questions x samples x budgets: a trace that never landed is counted here, since no view can show it.
+    """
+    rows = store.query(
+        """
+        WITH asked AS (
+            SELECT set_key, count(*) AS questions FROM prompt_sets
+            WHERE set_key IN (SELECT prompt_set FROM study_runs WHERE study_key = $study) GROUP BY set_key
+        ), landed AS (SELECT run_key, count(*) AS landed FROM results WHERE study_key = $study GROUP BY run_key)
+        SELECT r.*, coalesce(a.questions, 0) AS questions, coalesce(l.landed, 0) AS landed
+        FROM study_runs r LEFT JOIN asked a ON a.set_key = r.prompt_set LEFT JOIN landed l USING (run_key)
+        WHERE r.study_key = $study ORDER BY r.role, r.model, r.dataset, r.setting, r.run_key
+        """,
+        {"study": study_key},
+    )
+    for row in rows:
+        row["budgets"] = [budget or None for budget in row["budgets"]]
+        row["expected"] = row["questions"] * row["samples"] * len(row["budgets"])
+        row["missing"] = row["expected"] - row["landed"]
+    return rows
+
+
+def result_rows(store: Store, study_key: str, run_key: str | None = None) -> Rows:
+    """One narrow row (no text) a landed trace, of the whole study or of one run; rows of a run stand together."""
+    sql = f"SELECT {_RESULT_COLUMNS} FROM results WHERE study_key = $study"  # noqa: S608 - constant columns
+    chosen = "" if run_key is None else " AND run_key = $run"
+    parameters = {"study": study_key} | ({} if run_key is None else {"run": run_key})
+    order = " ORDER BY run_key, question_key, sample, budget NULLS LAST"
+    return store.query(sql + chosen + order, parameters)
+
+
+def iter_result_rows(store: Store, study_key: str) -> Iterator[dict[str, Any]]:
+    """:func:`result_rows` of one run after the other: the full study has millions of rows, a run tens of thousands."""
+    runs = store.query("SELECT run_key FROM study_runs WHERE study_key = ? ORDER BY run_key", [study_key])
+    for run in runs:
+        yield from result_rows(store, study_key, run["run_key"])
+
+
+def units_of_study(store: Store, study_key: str) -> Rows:
+    """Manifest rows of every unit the study stands on, in the order they landed; ``reused``: landed before it started.
+
+    Found from the runs (their traces units and students), then along the keys that the units' specs name: a training
+    set names its teachers' traces, predictions name traces, verdicts name predictions.
+    """
+    roots = store.query(
+        "SELECT unit_key, student_key, training_set FROM study_runs LEFT JOIN students USING (student_key) "
+        "WHERE study_key = ?",
+        [study_key],
+    )
+    started = store.query("SELECT started_at FROM studies WHERE study_key = ?", [study_key])
+    units = {row["unit_key"]: row for row in _decoded(store.query("SELECT * FROM units"), "spec", "versions")}
+    wanted = {key for row in roots for key in row.values() if key}
+    size = -1
+    while size != len(wanted):
+        size = len(wanted)
+        for key, unit in units.items():
+            below = _keys_below(unit["spec"])
+            if key in wanted:
+                wanted |= below
+            elif unit["kind"] in ("predictions", "verdicts") and below & wanted:
+                wanted.add(key)
+    rows = [unit for key, unit in units.items() if key in wanted]
+    for row in rows:
+        row["reused"] = bool(started) and row["landed_at"] < started[0]["started_at"]
+    return sorted(rows, key=lambda row: (row["landed_at"], row["unit_key"]))
+
+
+def training_rows(store: Store, study_key: str) -> dict[str, Rows]:
+    """What the study's students were made of: rows of ``students``, ``training_sets`` and ``training_logs`` by name."""
+    mine = (
+        "SELECT student_key, training_set FROM students "
+        "WHERE student_key IN (SELECT student_key FROM study_runs WHERE study_key = ?)"
+    )
+    students = store.query(
+        f"WITH mine AS ({mine}) SELECT s.* FROM students s SEMI JOIN mine USING (student_key) "  # noqa: S608
+        "ORDER BY name, student_key",
+        [study_key],
+    )
+    sets = store.query(
+        f"WITH mine AS ({mine}) SELECT t.* FROM training_sets t SEMI JOIN mine USING (training_set) "  # noqa: S608
+        "ORDER BY recipe, training_set",
+        [study_key],
+    )
+    logs = store.query(
+        f"WITH mine AS ({mine}) SELECT l.* FROM training_logs l SEMI JOIN mine USING (student_key) "  # noqa: S608
+        "ORDER BY student_key, step",
+        [study_key],
+    )
+    return {
+        "students": _decoded(students, "hyperparameters", "manifest"),
+        "training_sets": _decoded(sets, "statistics"),
+        "training_logs": logs,
+    }
+
+
+def retrieval_keys(store: Store, study_key: str) -> list[str]:
+    """The distinct retrieval keys that the study's runs name."""
+    rows = store.query(
+        "SELECT DISTINCT retrieval_key FROM study_runs WHERE study_key = ? AND retrieval_key IS NOT NULL ORDER BY 1",
+        [study_key],
+    )
+    return [row["retrieval_key"] for row in rows]
+
+
+def retrieval_rows(store: Store, keys: Sequence[str]) -> Rows:
+    """One row a searched question: counts, the linearised ``graph`` a teacher saw, the question, and ``unlabelled``.
+
+    ``unlabelled`` counts the distinct entities of the kept paths that have no label in any snapshot.
+    """
+    return store.query_for(
+        keys,
+        """
+        WITH kept AS (
+            SELECT retrieval_key, question_key, unnest(from_json(triples, '["JSON"]')) AS triple
+            FROM paths SEMI JOIN wanted_ids ON wanted = retrieval_key WHERE kept
+        ), ends AS (
+            SELECT retrieval_key, question_key, triple->>'$[0]' AS id FROM kept
+            UNION SELECT retrieval_key, question_key, triple->>'$[2]' FROM kept WHERE NOT (triple->'$[3]')::BOOLEAN
+        ), bare AS (
+            SELECT retrieval_key, question_key, count(*) AS unlabelled FROM ends
+            WHERE id NOT IN (SELECT id FROM labels) GROUP BY ALL
+        )
+        SELECT r.*, q.dataset, q.question_id, q.split, q.text, q.answer_type, q.hops AS annotated_hops,
+               coalesce(b.unlabelled, 0) AS unlabelled
+        FROM retrievals r SEMI JOIN wanted_ids ON wanted = r.retrieval_key
+        JOIN questions q USING (question_key) LEFT JOIN bare b USING (retrieval_key, question_key)
+        ORDER BY r.retrieval_key, q.dataset, q.question_id, r.question_key
+        """,
+    )
+
+
+def paths_of(store: Store, retrieval_key: str, question_key: str) -> Rows:
+    """The ranked paths of one question, best first; ``triples`` is a list of [subject, predicate, object, literal]."""
+    rows = store.query(
+        "SELECT * FROM paths WHERE retrieval_key = ? AND question_key = ? ORDER BY rank", [retrieval_key, question_key]
+    )
+    return _decoded(rows, "triples")
+
+
+def trace_samples(store: Store, study_key: str, question_keys: Iterable[str]) -> Rows:
+    """Sample 0 of the given questions in every run and at every budget, with its texts.
+
+    ``thinking`` is the thought up to the budget's cut, ``answer_text`` what came after it, ``answers`` are the gold ones.
+    """
+    rows = store.query(
+        """
+        SELECT r.run_key, r.role, r.model, r.setting, r.dataset, r.question_key, r.question_id, q.text AS question,
+               q.answers, r.answer_type, r.hops, r.sample, r.budget, p.messages, left(h.text, t.thinking_chars) AS thinking,
+               a.answer_text, r.prediction, r.how, r.correct, r.rule, r.judged, r.cut, r.forced, r.finish,
+               t.self_contained, t.thinking_chars, r.thinking_tokens, r.answer_tokens
+        FROM results r JOIN traces t USING (trace_id) JOIN questions q USING (question_key)
+        JOIN prompts p USING (prompt_key) JOIN trace_texts a USING (trace_id)
+        JOIN thought_texts h ON h.thought_id = t.thought_id
+        WHERE r.study_key = $study AND r.sample = 0 AND list_contains($questions, r.question_key)
+        ORDER BY r.question_key, r.model, r.dataset, r.setting, r.run_key, r.budget NULLS LAST
+        """,
+        {"study": study_key, "questions": list(question_keys)},
+    )
+    return _decoded(rows, "answers", "messages")
+
+
+def training_examples(store: Store, study_key: str, questions: int = 4) -> Rows:
+    """Teacher traces that the study's students were trained on, one a recipe and question, with prompt and texts.
+
+    Questions that entered the training sets of most recipes come first, then those in their order of position.
+    """
+    rows = store.query(
+        """
+        WITH mine AS (
+            SELECT ts.recipe, tr.question_key, tr.trace_id, tr.position
+            FROM training_rows tr JOIN training_sets ts USING (training_set)
+            WHERE training_set IN (SELECT s.training_set FROM students s JOIN study_runs r USING (student_key)
+                                   WHERE r.study_key = $study)
+        ), first AS (SELECT * FROM mine QUALIFY
+                     row_number() OVER (PARTITION BY recipe, question_key ORDER BY position, trace_id) = 1
+        ), chosen AS (SELECT question_key, count(*) AS recipes, min(position) AS position FROM first GROUP BY ALL
+                      ORDER BY recipes DESC, position, question_key LIMIT $questions)
+        SELECT f.recipe, f.question_key, q.dataset, q.question_id, q.text AS question, q.answers, q.answer_type, q.hops,
+               t.model AS teacher, t.sample, p.messages, left(h.text, t.thinking_chars) AS thinking, a.answer_text,
+               t.thinking_tokens, t.answer_tokens, t.cut, t.forced, t.self_contained
+        FROM first f JOIN chosen c USING (question_key) JOIN questions q USING (question_key)
+        JOIN traces t USING (trace_id) JOIN trace_texts a USING (trace_id) JOIN thought_texts h ON h.thought_id = t.thought_id
+        JOIN prompts p USING (prompt_key)
+        ORDER BY c.recipes DESC, c.position, f.question_key, f.recipe DESC
+        """,
+        {"study": study_key, "questions": questions},
+    )
+    return _decoded(rows, "answers", "messages")
+
+
+def _keys_below(spec: dict[str, Any]) -> set[str]:
+    named: set[str] = set()
+    for field in ("traces", "training_set", "predictions"):
+        value = spec.get(field)
+        if isinstance(value, str):
+            named.add(value)
+        elif isinstance(value, list):
+            named.update(str(key) for key in value)
+    return named
+
+
+def _decoded(rows: Rows, *columns: str) -> Rows:
+    # DuckDB hands JSON columns over as text.
+    for row in rows:
+        for column in columns:
+            if isinstance(row[column], str):
+                row[column] = json.loads(row[column])
+    return rows

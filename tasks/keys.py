@@ -1,0 +1,154 @@
+"""The one module that makes cache keys.
+
+A key is the sha256 over the canonical JSON of a frozen spec. There are two kinds:
+
+* a *row key* says which generation a row belongs to. A thought is identified by (ThoughtSpec, question, prompt, sample), a
+  trace by (thought, AnswerSpec, budget). Question sets, the number of samples and the list of budgets are **not** in it:
+  a study with more questions, more samples or one more budget generates only what is new.
+* a *unit key* says what one task is to deliver: its row specs plus the exact question set, samples and budgets. It is the
+  key of the ``units`` row and of Prefect's cache.
+
+Left out of every key, and why: engine, batch size, chunk, tensor parallelism, worker count, host and number of threads,
+because they change the speed and not the experiment (a sampled row does depend on its batch, so the landed row is the
+truth and is never generated again); the study's name, because equal work is shared between studies; ``dtype`` of
+inference, because the landed row records the engine, and the same weights are asked; file paths, because contents count.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from models.finetune import Hyperparameters
+from store.types import Frozen, Recipe, Sampling, digest
+
+
+class Spec(Frozen):
+    """Base of all specs; ``key`` is the digest of everything in it and of its kind."""
+
+    @property
+    def key(self) -> str:
+        """32 hex digits."""
+        return digest({"kind": type(self).__name__, **self.model_dump(mode="json")})
+
+
+class RetrievalSpec(Spec):
+    """How paths are found for a question. Row key of ``retrievals`` and ``paths`` together with the question's key.
+
+    ``snapshot`` identifies the content of the graph (and so the endpoint); ``search`` and ``ranking`` are versions of the code.
+    """
+
+    snapshot: str
+    max_hops: int
+    cap: int
+    max_degree: int
+    top_paths: int
+    max_triples: int
+    search: str
+    ranking: str
+
+
+class ThoughtSpec(Spec):
+    """One kind of thought. ``model_key`` identifies weights (base and student), ``format`` the layout of the turn.
+
+    The prompt is not in it but stands beside it in every row key, by its content.
+    """
+
+    model_key: str
+    format: str
+    sampling: Sampling
+    max_thinking_tokens: int
+    seed: int
+
+
+class AnswerSpec(Spec):
+    """How the answer after a thought is asked for: the forced opening of a cut thought, and the answer's room."""
+
+    forced_answer: str
+    max_answer_tokens: int
+
+
+class TracesSpec(Spec):
+    """A unit of generation: one model, prompt set, number of samples and ladder of budgets. Budget 0 means unlimited."""
+
+    thought: ThoughtSpec
+    answer: AnswerSpec
+    prompt_set: str
+    samples: int
+    budgets: tuple[int, ...]
+
+
+class TrainingSetSpec(Spec):
+    """Which traces of which units enter a training set; parser, matcher and the student's prompt by their versions.
+
+    The length limit is not in it: it depends on the student's tokenizer and is applied when the student is trained.
+    """
+
+    recipe: Recipe
+    traces: tuple[str, ...]
+    parser: str
+    matcher: str
+    wording: str
+    max_per_question: int
+    held_out: float
+    seed: int
+
+
+class StudentSpec(Spec):
+    """A student: base weights, training set by content, hyperparameters (with seed and precision), format."""
+
+    base_key: str
+    training_set: str
+    hyperparameters: Hyperparameters
+    format: str
+
+
+class PredictionsSpec(Spec):
+    """Predictions and matcher verdicts of one traces unit. The question set by content, since it holds the gold answers."""
+
+    traces: str
+    questions: str
+    parser: str
+    matcher: str
+
+
+class JudgeSpec(Spec):
+    """Verdicts of one model judge over the predictions of some units."""
+
+    judge: str
+    predictions: tuple[str, ...]
+
+
+class ReportSpec(Spec):
+    """A report: everything it is drawn from, and the version of the code that draws it."""
+
+    study: str
+    units: tuple[str, ...]
+    version: str
+
+
+UnitKind = Literal["traces", "training_set", "student", "predictions", "verdicts", "report"]
+
+
+def thought_id(spec: ThoughtSpec, dataset: str, question_id: str, prompt_key: str, sample: int) -> str:
+    """Row key of a thought."""
+    return digest(["thought", spec.key, dataset, question_id, prompt_key, sample])
+
+
+def trace_id(thought: str, answer: AnswerSpec, budget: int | None) -> str:
+    """Row key of a trace: a thought at a budget (None: unlimited), and how its answer was asked for."""
+    return digest(["trace", thought, answer.key, budget])
+
+
+def seed_of(thought: str) -> int:
+    """The seed of a row, 31 bits, from its key (which holds the study's seed, the question and the sample)."""
+    return int(thought[:8], 16) & 0x7FFFFFFF
+
+
+def set_key(rows: list[Any]) -> str:
+    """Key of a set whose order does not matter: a prompt set, a question set."""
+    return digest(sorted(rows))
+
+
+def cache_key(_context: Any, parameters: dict[str, Any]) -> str:
+    """``cache_key_fn`` of every unit task: the key of its ``order`` argument, so that the UI and the store agree."""
+    return str(parameters["order"].key)

@@ -1,0 +1,110 @@
+"""Questions and prompts as rows: what a study asks is in the store before anything is generated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval.benchmarks import load
+from store.connection import Store
+from store.types import Answer, Link, Prompt, Question, Split, digest
+from tasks.keys import set_key
+
+
+class Asked(NamedTuple):
+    """A question with the prompt that a model is given for it."""
+
+    question: Question
+    prompt: Prompt
+
+
+def load_questions(dataset: str, split: Split, limit: int | None, path: str | None) -> tuple[Question, ...]:
+    """The questions of one set; see :func:`eval.benchmarks.load` for the errors."""
+    return load(dataset, split, limit=limit, path=Path(path) if path else None)
+
+
+def question_key(question: Question) -> str:
+    """Content key of a question with its gold answers and links; where it was read from does not matter."""
+    return digest(question.model_dump(mode="json", exclude={"provenance"}))
+
+
+def gold_key(question: Question) -> str:
+    """Key of the gold answers as a judge sees them: all accepted forms, in any order, and their type."""
+    return digest([question.answer_type, sorted(question.gold)])
+
+
+def register_questions(store: Store, questions: Sequence[Question]) -> None:
+    """Land questions and their links; those that are there already stay untouched."""
+    rows = [_question_row(question) for question in questions]
+    links = [
+        {"question_key": question_key(q), "entity": link.entity, "role": link.role, "source": link.source}
+        for q in questions
+        for link in q.links
+    ]
+    store.land({"questions": rows, "links": links})
+
+
+def stored_questions(store: Store, keys: Sequence[str]) -> dict[str, Question]:
+    """Questions of the store by their keys; unknown keys are left out."""
+    rows = store.query_for(keys, "SELECT q.* FROM questions q SEMI JOIN wanted_ids ON wanted = question_key")
+    links = store.query_for(keys, "SELECT l.* FROM links l SEMI JOIN wanted_ids ON wanted = question_key")
+    return {
+        row["question_key"]: Question(
+            id=row["question_id"],
+            dataset=row["dataset"],
+            split=row["split"],
+            text=row["text"],
+            answers=tuple(Answer(**answer) for answer in json.loads(row["answers"])),
+            answer_type=row["answer_type"],
+            hops=row["hops"],
+            provenance=row["provenance"],
+            links=tuple(
+                Link(entity=link["entity"], role=link["role"], source=link["source"])
+                for link in links
+                if link["question_key"] == row["question_key"]
+            ),
+        )
+        for row in rows
+    }
+
+
+def prompt_set_key(asked: Sequence[Asked]) -> str:
+    """Key of a set of questions with their prompts, in any order."""
+    return set_key([[question_key(a.question), a.prompt.key] for a in asked])
+
+
+def prompt_rows(asked: Sequence[Asked]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of ``prompts`` and ``prompt_sets``."""
+    key = prompt_set_key(asked)
+    prompts = {
+        a.prompt.key: {"prompt_key": a.prompt.key, "messages": json.dumps([m.model_dump() for m in a.prompt.messages])}
+        for a in asked
+    }
+    members = [
+        {
+            "set_key": key,
+            "question_key": question_key(a.question),
+            "dataset": a.question.dataset,
+            "question_id": a.question.id,
+            "prompt_key": a.prompt.key,
+        }
+        for a in asked
+    ]
+    return {"prompts": list(prompts.values()), "prompt_sets": members}
+
+
+def _question_row(question: Question) -> dict[str, Any]:
+    return {
+        "question_key": question_key(question),
+        "dataset": question.dataset,
+        "question_id": question.id,
+        "split": question.split,
+        "text": question.text,
+        "answer_type": question.answer_type,
+        "hops": question.hops,
+        "answers": json.dumps([a.model_dump() for a in question.answers], ensure_ascii=False),
+        "gold_key": gold_key(question),
+        "provenance": question.provenance,
+    }

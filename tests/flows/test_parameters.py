@@ -1,0 +1,97 @@
+"""A study's YAML: every shipped one is valid, and bad ones get one message with the field, the value and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from models.registry import load_registry
+
+from flows.parameters import DEFAULT_REGISTRY, STUDIES, Study, load_study
+from store.types import InputError
+
+SHIPPED = sorted(STUDIES.glob("*.yaml"))
+
+
+def write(folder: Path, **fields: object) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({"name": "try", **fields}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_study_is_valid(path: Path) -> None:
+    study = load_study(path)
+    assert study.name == path.stem
+    registry = load_registry(DEFAULT_REGISTRY)
+    judge = [study.evaluate.judge] if study.evaluate.judge else []
+    for alias in [*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *judge]:
+        assert registry.entry(alias).alias == alias
+
+
+def test_there_is_a_demo() -> None:
+    assert "demo" in [path.stem for path in SHIPPED]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"evaluate": {"budgets": [0, 16]}}, r"evaluate\.budgets: budget 0 gives no room to think: use 1 or more"),
+        ({"evaluate": {"budgets": [-4]}}, r"budget -4 gives no room"),
+        ({"evaluate": {"budgets": [64, 16]}}, r"budgets \[64, 16\] must rise"),
+        ({"evaluate": {"budgets": []}}, r"evaluate\.budgets: .*at least 1 item"),
+        (
+            {"evaluate": {"settings": ["instruct", "magic"]}},
+            r"evaluate\.settings\.1: .*'instruct', 'cot', 'rt' or 'fs1'.*'magic'",
+        ),
+        ({"evaluate": {"setings": ["cot"]}}, r"evaluate\.setings: unknown field"),
+        ({"evaluate": {"samples": "many"}}, r"evaluate\.samples: .*integer.*'many'"),
+        (
+            {"evaluate": {"samples": 4, "sampling": {"temperature": 0}}},
+            r"samples 4 at temperature 0 would all be equal",
+        ),
+        ({"evaluate": {"max_thinking_tokens": 10, "budgets": [16]}}, r"exceed max_thinking_tokens 10: raise it"),
+        ({"distill": {"recipes": ["rt"]}}, r"evaluate\.settings names fs1, but distill\.recipes has no fs1"),
+        ({"distill": {"teachers": []}}, r"distill\.teachers: .*at least 1 item"),
+        ({"finetune": {"students": ["a", "a"]}}, r"a is named more than once"),
+        ({"retrieve": {"endpoint": "ftp://x"}}, r"'ftp://x' is neither `starter` nor an http"),
+        ({"retrieve": {"endpoint": "https://example.org/sparql"}}, r"name its content in `snapshot`"),
+        ({"train": {"limit": 0}}, r"train\.limit: .*greater than or equal to 1 \(got 0\)"),
+        ({"name": "My Study"}, r"name: .*'My Study'"),
+    ],
+)
+def test_bad_values(tmp_path: Path, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_study(write(tmp_path, **fields))
+    assert "study.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_the_shipped_studies(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no study file .*nowhere\.yaml; shipped studies .*demo"):
+        load_study(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "holds list"), ("", "holds NoneType")]
+)
+def test_files_that_are_no_study(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        load_study(path)
+
+
+def test_the_run_form_is_made_of_the_parameters() -> None:
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.study import study
+
+    schema = parameter_schema(study.fn)
+    fields = schema.definitions["Study"]["properties"]
+    assert set(fields) == set(Study.model_fields)
+    assert schema.definitions["Setting"]["enum"] == ["instruct", "cot", "rt", "fs1"]
+    assert not any(d.get("additionalProperties") not in (None, False) for d in schema.definitions.values()), (
+        "a free dict"
+    )
