@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,19 +155,19 @@ def _gloss(subject: str, pid: str, value: str, known: Mapping[str, Entity], defi
     return f"{known[subject].label}, {defined[pid].label}, {shown}"
 
 
-@lru_cache(maxsize=1)
+@cache
 def properties() -> dict[str, Property]:
     """The slice's properties by id."""
     return read_properties(HERE / "properties.tsv")
 
 
-@lru_cache(maxsize=1)
+@cache
 def entities() -> dict[str, Entity]:
     """The slice's entities by id."""
     return read_entities(HERE / "entities.tsv")
 
 
-@lru_cache(maxsize=1)
+@cache
 def _facts() -> tuple[Fact, ...]:
     return tuple(read_facts(HERE / "facts.tsv", entities(), properties()))
 
@@ -192,7 +192,7 @@ def question_records() -> list[dict[str, Any]]:
     return records
 
 
-@lru_cache(maxsize=1)
+@cache
 def _index() -> dict[tuple[str, str], frozenset[str]]:
     """Values by (node, step); a step is a property id, or ``^`` and a property id to go backwards."""
     gathered: dict[tuple[str, str], set[str]] = {}
