@@ -16,6 +16,7 @@ from models.registry import load_registry, model_key
 
 from flows.parameters import STARTER, Distill, Distillation, Evaluate, Evaluation, Finetune, QuestionSet, Retrieve
 from kg.starter import snapshot as starter_snapshot
+from models.embedded import default_cache
 from models.formats import format_named
 from store.home import Home
 from store.types import InputError, Question, Recipe, Setting, digest
@@ -194,7 +195,7 @@ class Orders:
         made = self.store.query("SELECT versions ->> 'training_set' AS hash FROM units WHERE unit_key = ?", [order.key])
         entry = self.registry.entry(alias)
         spec = StudentSpec(
-            base_key=model_key(entry),
+            base_key=model_key(entry, default_cache()),
             training_set=made[0]["hash"],
             hyperparameters=chosen.finetune.hyperparameters.model_copy(
                 update={"max_length": chosen.distill.max_length, "seed": chosen.seed}
@@ -240,14 +241,16 @@ class Orders:
         entry = self.registry.entry(alias)
         model = ModelChoice(entry=entry, format=entry.format)
         readings = tuple(run.predictions for run in runs)
-        spec = JudgeSpec(judge=judge_name(model, model_key(entry)), predictions=tuple(r.key for r in readings))
+        spec = JudgeSpec(
+            judge=judge_name(model, model_key(entry, default_cache())), predictions=tuple(r.key for r in readings)
+        )
         return JudgeOrder(name=f"verdicts {alias}", spec=spec, model=model, predictions=readings, run=self._run())
 
     def _traces_spec(
         self, model: ModelChoice, asked: Sequence[Asked], budgets: tuple[int, ...], longest: int, section: Section
     ) -> TracesSpec:
         thought = ThoughtSpec(
-            model_key=model_key(model.entry) if model.student is None else f"student:{model.student}",
+            model_key=model_key(model.entry, default_cache()) if model.student is None else f"student:{model.student}",
             format=model.format,
             sampling=section.sampling,
             max_thinking_tokens=longest,

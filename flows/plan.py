@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from models.embedded import default_cache
 from models.registry import model_key
 
 from flows.orders import Orders, RunOrder, Waiting
@@ -36,7 +37,7 @@ def check(study: Study, home: Home) -> None:
     home.store.query("SELECT 1 FROM units LIMIT 1")
     judges = (study.evaluate.judge,) if study.evaluate.judge else ()
     for alias in (*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *judges):
-        model_key(orders.registry.entry(alias))
+        model_key(orders.registry.entry(alias), default_cache())
     _ = orders.source
     for questions in (study.train, *study.evaluate.datasets):
         load_questions(questions.dataset, questions.split, questions.limit, questions.path)

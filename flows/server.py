@@ -20,9 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from store.home import Home
-from store.types import RunError
+from store.types import InputError, RunError
 
 _START_SECONDS = 120
+_DRAIN_SECONDS = 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,6 +38,12 @@ def prepare_environment(home: Home) -> None:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     }
+    try:
+        home.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"FACTSCALE_HOME: {home.folder} cannot be made ({error.strerror}): name another folder"
+        ) from None
     if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ or "PREFECT_HOME" in os.environ:
         defaults.pop("PREFECT_HOME")
     for name, value in defaults.items():
@@ -63,6 +70,7 @@ def prefect_api(home: Home) -> Iterator[str]:
         try:
             yield url
         finally:
+            _drain()
             del os.environ["PREFECT_API_URL"]
 
 
@@ -120,6 +128,15 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.1)
     raise RunError(f"the Prefect server did not answer at {url} within {_START_SECONDS} s; see {log}")
+
+
+def _drain() -> None:
+    """Send what Prefect still holds back in its threads, so that the server does not end before the last log and event."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=_DRAIN_SECONDS)
 
 
 def _free_port() -> int:

@@ -43,6 +43,24 @@ class Unit(NamedTuple):
     generated_tokens: int = 0
 
 
+class _File:
+    """What all stores of one file in this process share, since DuckDB opens a file once a process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.opened: duckdb.DuckDBPyConnection | None = None
+        self.ready = False
+
+
+_files: dict[Path, _File] = {}
+_files_lock = threading.Lock()
+
+
+def _shared(path: Path) -> _File:
+    with _files_lock:
+        return _files.setdefault(path.resolve(), _File())
+
+
 class Store:
     """A results database at ``path``. Safe to share between threads; other processes may use the same file.
 
@@ -54,25 +72,23 @@ class Store:
     def __init__(self, path: Path, *, lock_timeout: float | None = None) -> None:
         self.path = Path(path)
         self.lock_timeout = float(os.environ.get(LOCK_TIMEOUT_VARIABLE, "60")) if lock_timeout is None else lock_timeout
-        self._thread_lock = threading.RLock()
-        self._open: duckdb.DuckDBPyConnection | None = None
-        self._ready = False
+        self._file = _shared(self.path)
 
     @contextmanager
     def connection(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """The open database, for a short while: other processes wait as long as the block lasts. Re-entrant in a thread."""
-        with self._thread_lock:
-            if self._open is not None:
-                yield self._open
+        with self._file.lock:
+            if self._file.opened is not None:
+                yield self._file.opened
                 return
-            if not self._ready:
+            if not self._file.ready or not self.path.exists():
                 self._prepare()
-            self._open = self._connect(read_only=read_only)
+            self._file.opened = self._connect(read_only=read_only)
             try:
                 with self._clear_errors():
-                    yield self._open
+                    yield self._file.opened
             finally:
-                opened, self._open = self._open, None
+                opened, self._file.opened = self._file.opened, None
                 opened.close()
 
     def land(self, tables: Mapping[str, Sequence[Row] | pa.Table], unit: Unit | None = None) -> int:
@@ -105,9 +121,8 @@ class Store:
         """Rows of one statement that a person typed: on a read-only connection that cannot reach files or settings."""
         if len(duckdb.extract_statements(sql)) != 1:
             raise InputError("give exactly one SQL statement")
-        if not self._ready:
-            self._prepare()
-        with self._thread_lock, _closing(self._connect(read_only=True)) as db:
+        self.query("SELECT 1")
+        with self._file.lock, _closing(self._connect(read_only=True)) as db:
             db.execute("SET enable_external_access = false")
             db.execute("SET lock_configuration = true")
             cursor = db.execute(sql)
@@ -146,7 +161,7 @@ class Store:
         if needs_migration:
             with self._clear_errors(), _closing(self._connect(read_only=False)) as db:
                 migrate(db, self.path)
-        self._ready = True
+        self._file.ready = True
 
     def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.lock_timeout

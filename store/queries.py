@@ -1,15 +1,15 @@
 """What the reader of a study asks of the store, as plain rows.
 
 Every function takes a :class:`store.connection.Store` and returns a list of dicts, JSON columns decoded. Budget
-``None`` means unlimited everywhere here, also where ``study_runs.budgets`` has 0 for it. Columns that hold long text are
-read only by ``trace_samples`` and ``training_examples``, and only for the questions asked for.
+``None`` means unlimited everywhere here, also where ``study_runs.budgets`` has 0 for it. Columns that hold long text
+are read only by ``trace_samples`` and ``training_examples``, and only for the questions asked for.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from store.connection import Store
 
@@ -68,32 +68,16 @@ def iter_result_rows(store: Store, study_key: str) -> Iterator[dict[str, Any]]:
 
 
 def units_of_study(store: Store, study_key: str) -> Rows:
-    """Manifest rows of every unit the study stands on, in the order they landed; ``reused``: landed before it started.
+    """Manifest rows of every unit the study stands on, in the order they landed; ``reused``: an earlier study has it too.
 
-    Found from the runs (their traces units and students), then along the keys that the units' specs name: a training
-    set names its teachers' traces, predictions name traces, verdicts name predictions.
+    Found from the runs (their traces units and students), then along the keys that the units' specs name: a student
+    names its training set, a training set its teachers' traces, predictions name traces, verdicts name predictions.
     """
-    roots = store.query(
-        "SELECT unit_key, student_key, training_set FROM study_runs LEFT JOIN students USING (student_key) "
-        "WHERE study_key = ?",
-        [study_key],
-    )
-    started = store.query("SELECT started_at FROM studies WHERE study_key = ?", [study_key])
-    units = {row["unit_key"]: row for row in _decoded(store.query("SELECT * FROM units"), "spec", "versions")}
-    wanted = {key for row in roots for key in row.values() if key}
-    size = -1
-    while size != len(wanted):
-        size = len(wanted)
-        for key, unit in units.items():
-            below = _keys_below(unit["spec"])
-            if key in wanted:
-                wanted |= below
-            elif unit["kind"] in ("predictions", "verdicts") and below & wanted:
-                wanted.add(key)
-    rows = [unit for key, unit in units.items() if key in wanted]
-    for row in rows:
-        row["reused"] = bool(started) and row["landed_at"] < started[0]["started_at"]
-    return sorted(rows, key=lambda row: (row["landed_at"], row["unit_key"]))
+    rows = _decoded(store.query("SELECT * FROM units ORDER BY landed_at, unit_key"), "spec", "versions")
+    mine = _units_below(rows, _roots(store, "study_key = ?", study_key))
+    earlier = "study_key IN (SELECT s.study_key FROM studies s, studies t WHERE t.study_key = ? AND "
+    older = _units_below(rows, _roots(store, earlier + "s.started_at < t.started_at)", study_key))
+    return [{**row, "reused": row["unit_key"] in older} for row in rows if row["unit_key"] in mine]
 
 
 def training_rows(store: Store, study_key: str) -> dict[str, Rows]:
@@ -171,14 +155,15 @@ def paths_of(store: Store, retrieval_key: str, question_key: str) -> Rows:
 def trace_samples(store: Store, study_key: str, question_keys: Iterable[str]) -> Rows:
     """Sample 0 of the given questions in every run and at every budget, with its texts.
 
-    ``thinking`` is the thought up to the budget's cut, ``answer_text`` what came after it, ``answers`` are the gold ones.
+    ``thinking`` is the thought up to the budget's cut, ``answer_text`` what came after it, ``answers`` the gold ones.
     """
     rows = store.query(
         """
         SELECT r.run_key, r.role, r.model, r.setting, r.dataset, r.question_key, r.question_id, q.text AS question,
-               q.answers, r.answer_type, r.hops, r.sample, r.budget, p.messages, left(h.text, t.thinking_chars) AS thinking,
-               a.answer_text, r.prediction, r.how, r.correct, r.rule, r.judged, r.cut, r.forced, r.finish,
-               t.self_contained, t.thinking_chars, r.thinking_tokens, r.answer_tokens
+               q.answers, r.answer_type, r.hops, r.sample, r.budget, p.messages,
+               left(h.text, t.thinking_chars) AS thinking, a.answer_text, r.prediction, r.how, r.correct, r.rule,
+               r.judged, r.cut, r.forced, r.finish, t.self_contained, t.thinking_chars, r.thinking_tokens,
+               r.answer_tokens
         FROM results r JOIN traces t USING (trace_id) JOIN questions q USING (question_key)
         JOIN prompts p USING (prompt_key) JOIN trace_texts a USING (trace_id)
         JOIN thought_texts h ON h.thought_id = t.thought_id
@@ -210,7 +195,8 @@ def training_examples(store: Store, study_key: str, questions: int = 4) -> Rows:
                t.model AS teacher, t.sample, p.messages, left(h.text, t.thinking_chars) AS thinking, a.answer_text,
                t.thinking_tokens, t.answer_tokens, t.cut, t.forced, t.self_contained
         FROM first f JOIN chosen c USING (question_key) JOIN questions q USING (question_key)
-        JOIN traces t USING (trace_id) JOIN trace_texts a USING (trace_id) JOIN thought_texts h ON h.thought_id = t.thought_id
+        JOIN traces t USING (trace_id) JOIN trace_texts a USING (trace_id)
+        JOIN thought_texts h ON h.thought_id = t.thought_id
         JOIN prompts p USING (prompt_key)
         ORDER BY c.recipes DESC, c.position, f.question_key, f.recipe DESC
         """,
@@ -219,7 +205,42 @@ def training_examples(store: Store, study_key: str, questions: int = 4) -> Rows:
     return _decoded(rows, "answers", "messages")
 
 
-def _keys_below(spec: dict[str, Any]) -> set[str]:
+class _Roots(NamedTuple):
+    """Keys a study's runs name themselves, and which parsers, matchers and judges they were scored by."""
+
+    keys: set[str]
+    scorers: set[str]
+
+
+def _roots(store: Store, which: str, study_key: str) -> _Roots:
+    columns = "unit_key, student_key, training_set, parser, matcher, judge"
+    rows = store.query(
+        f"SELECT {columns} FROM study_runs LEFT JOIN students USING (student_key) WHERE {which}",  # noqa: S608 - our own
+        [study_key],
+    )
+    keys, scorers = ("unit_key", "student_key", "training_set"), ("parser", "matcher", "judge")
+    return _Roots(
+        {row[name] for row in rows for name in keys if row[name]},
+        {row[name] for row in rows for name in scorers if row[name]},
+    )
+
+
+def _units_below(units: Rows, roots: _Roots) -> set[str]:
+    wanted, size = set(roots.keys), -1
+    while size != len(wanted):
+        size = len(wanted)
+        for unit in units:
+            spec, below = unit["spec"], _named_keys(unit["spec"])
+            # A training set is known by its content, which only the finished unit can tell.
+            if {unit["unit_key"], unit["versions"].get("training_set")} & wanted:
+                wanted |= below | {unit["unit_key"]}
+            elif unit["kind"] in ("predictions", "verdicts") and below & wanted:
+                scored_by = {spec[name] for name in ("parser", "matcher", "judge") if name in spec}
+                wanted |= {unit["unit_key"]} if scored_by <= roots.scorers else set()
+    return wanted
+
+
+def _named_keys(spec: dict[str, Any]) -> set[str]:
     named: set[str] = set()
     for field in ("traces", "training_set", "predictions"):
         value = spec.get(field)

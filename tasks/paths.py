@@ -202,7 +202,9 @@ def _wanted(graph: Graph, spec: RetrievalSpec, questions: Sequence[Question]) ->
     wanted: dict[Direction, set[str]] = {"out": set(), "in": set()}
     for question in questions:
         sources, targets = question.entities("question"), question.entities("answer")
-        for direction, entities in frontier(graph, sources, targets or sources, spec.max_hops).items():
+        if question.answer_type == "boolean":
+            targets = sources
+        for direction, entities in frontier(graph, sources, targets, spec.max_hops, spec.max_degree).items():
             wanted[direction] |= entities
     return wanted
 

@@ -112,8 +112,7 @@ def held_out_questions(keys: Sequence[str], share: float, seed: int) -> set[str]
 def examples_of(store: Store, training_set: str) -> tuple[list[Example], list[Example]]:
     """The training and the held-out examples of a training set, in its order."""
     rows = store.query(
-        f"{_TRACES} JOIN training_rows r ON r.trace_id = t.trace_id "
-        "WHERE r.training_set = ? ORDER BY r.position",
+        f"{_TRACES} JOIN training_rows r ON r.trace_id = t.trace_id WHERE r.training_set = ? ORDER BY r.position",
         [training_set],
     )
     questions = stored_questions(store, [row["question_key"] for row in rows])

@@ -27,7 +27,7 @@ class ModelChoice(Frozen):
         """What a session loads; downloads the base if it is not there. Raises InputError if the student's folder is gone."""
         base = fetch(self.entry, default_cache())
         if self.student is None:
-            return ModelRef(alias=self.name, path=base, adapter=None, format_name=self.format)
+            return ModelRef(alias=self.name, path=base, adapter=self.entry.adapter, format_name=self.format)
         folder = home.students / self.student
         manifest = load_manifest(folder)
         if manifest is None:

@@ -1,0 +1,153 @@
+"""The rows that a report reads, against a made-up study whose traces are known."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store import queries
+from store.connection import Store
+
+_spec = importlib.util.spec_from_file_location("made_study", Path(__file__).parents[1] / "made_study.py")
+assert _spec
+assert _spec.loader
+made_study = importlib.util.module_from_spec(_spec)
+sys.modules["made_study"] = made_study
+_spec.loader.exec_module(made_study)
+
+STUDY = made_study.STUDY
+
+
+@pytest.fixture(scope="module")
+def landed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Any]:
+    store = Store(tmp_path_factory.mktemp("store") / "made.duckdb")
+    return store, made_study.make(store)
+
+
+@pytest.fixture(scope="module")
+def store(landed: tuple[Store, Any]) -> Store:
+    return landed[0]
+
+
+def test_the_latest_study_of_a_name_is_found(store: Store) -> None:
+    study = queries.study(store, "made")
+    assert study
+    assert (study["study_key"], study["spec"]) == (STUDY, {"seed": 7})
+    assert queries.study(store, "absent") is None
+
+
+def test_runs_count_the_traces_that_never_landed(landed: tuple[Store, Any]) -> None:
+    store, made = landed
+    rows = {row["run_key"]: row for row in queries.run_rows(store, STUDY)}
+    assert set(rows) == set(made.runs)
+    for key, row in rows.items():
+        there = sum(fact.run == key for fact in made.facts)
+        assert (row["questions"], row["budgets"], row["landed"]) == (10, [16, 48, None], there)
+        assert (row["expected"], row["missing"]) == (120, 120 - there)
+    assert sum(row["missing"] for row in rows.values()) > 0
+
+
+def test_a_run_without_a_single_trace_is_still_a_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "made.duckdb")
+    run = {"study_key": "s", "run_key": "r", "unit_key": "u", "role": "student", "model": "m", "setting": "cot"}
+    run |= {"dataset": "d", "prompt_set": "p", "thought_key": "t", "answer_key": "a", "samples": 2, "budgets": [0]}
+    store.land({"study_runs": [run | {"parser": "x", "matcher": "y"}]})
+    (row,) = queries.run_rows(store, "s")
+    assert (row["questions"], row["landed"], row["missing"], row["budgets"]) == (0, 0, 0, [None])
+    assert queries.result_rows(store, "s") == []
+    assert queries.units_of_study(store, "s") == []
+
+
+def test_results_are_narrow_and_grouped_by_run(landed: tuple[Store, Any]) -> None:
+    store, made = landed
+    rows = queries.result_rows(store, STUDY)
+    assert len(rows) == len(made.facts)
+    keys = [row["run_key"] for row in rows]
+    assert keys == sorted(keys)
+    assert not {"prediction", "text", "answer_text"} & set(rows[0])
+    assert list(queries.iter_result_rows(store, STUDY)) == rows
+    assert queries.result_rows(store, STUDY, "run-1") == [row for row in rows if row["run_key"] == "run-1"]
+    found = {(r["run_key"], r["question_key"], r["sample"], r["budget"]): r for r in rows}
+    for fact in made.facts:
+        row = found[fact.run, f"q{fact.question}", fact.sample, fact.budget]
+        assert (row["correct"], row["how"], row["class"], row["judged"], row["cut"]) == (
+            fact.correct,
+            fact.how,
+            fact.vote,
+            fact.judged,
+            fact.cut,
+        )
+
+
+def test_a_studys_units_are_found_along_the_keys_they_name(landed: tuple[Store, Any]) -> None:
+    store, made = landed
+    units = {unit["unit_key"]: unit for unit in queries.units_of_study(store, STUDY)}
+    expected = {f"{kind}-{run}" for kind in ("traces", "predictions") for run in made.runs} | {"verdicts-judge-1"}
+    expected |= {f"{kind}-{recipe}" for kind in ("traces", "unit", "student") for recipe in ("rt", "fs1")}
+    assert set(units) == expected
+    assert units["traces-run-0"]["versions"]["torch"] == "2.13.0"
+
+
+def test_a_unit_is_reused_where_an_earlier_study_has_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "made.duckdb")
+    made_study.make(store, questions=2, samples=1)
+    runs = store.query("SELECT * FROM study_runs WHERE run_key = 'run-0'")
+    store.land({"study_runs": [{**runs[0], "study_key": "older"}]})
+    reused = {unit["unit_key"] for unit in queries.units_of_study(store, STUDY) if unit["reused"]}
+    assert reused == {"traces-run-0", "predictions-run-0", "verdicts-judge-1"}
+
+
+def test_training_is_told_by_student(store: Store) -> None:
+    rows = queries.training_rows(store, STUDY)
+    assert [row["recipe"] for row in rows["students"]] == ["fs1", "rt"]
+    assert rows["students"][0]["manifest"]["result"]["steps"] == 8
+    assert [row["statistics"]["dropped"] for row in rows["training_sets"]] == [{"wrong": 7, "too_long": 2}] * 2
+    assert len(rows["training_logs"]) == 16
+
+
+def test_retrieval_counts_entities_without_a_label(store: Store) -> None:
+    rows = queries.retrieval_rows(store, queries.retrieval_keys(store, STUDY))
+    assert [(row["question_key"], row["min_hops"], row["unlabelled"]) for row in rows] == [
+        ("t0", None, 0),
+        ("t1", 1, 1),
+        ("t2", 2, 1),
+    ]
+    assert queries.retrieval_rows(store, []) == []
+
+
+def test_paths_come_best_first_with_their_triples(store: Store) -> None:
+    rows = queries.paths_of(store, "retrieval-1", "t2")
+    assert [row["rank"] for row in rows] == [0, 1]
+    assert rows[0]["triples"][0] == ["Q142", "P36", "Q90", False]
+
+
+def test_trace_samples_are_cut_where_the_budget_cut_them(landed: tuple[Store, Any]) -> None:
+    store, made = landed
+    rows = queries.trace_samples(store, STUDY, ["q1", "q2"])
+    wanted = [f for f in made.facts if f.question in (1, 2) and f.sample == 0]
+    assert len(rows) == len(wanted)
+    whole = {(row["run_key"], row["question_key"]): row["thinking"] for row in rows if row["budget"] is None}
+    for row in rows:
+        assert len(row["thinking"]) == row["thinking_chars"]
+        if text := whole.get((row["run_key"], row["question_key"])):
+            assert text.startswith(row["thinking"])
+        assert row["messages"][0]["role"] == "user"
+        assert row["answers"][0]["text"] in made_study.CITIES
+    assert queries.trace_samples(store, STUDY, []) == []
+
+
+def test_training_examples_prefer_questions_with_a_trace_of_each_recipe(store: Store) -> None:
+    rows = queries.training_examples(store, STUDY, questions=3)
+    assert [(row["question_key"], row["recipe"]) for row in rows] == [
+        ("t0", "rt"),
+        ("t0", "fs1"),
+        ("t1", "rt"),
+        ("t1", "fs1"),
+        ("t2", "fs1"),
+    ]
+    assert rows[1]["messages"] == [{"role": "user", "content": "fs1 prompt"}]
+    assert len(queries.training_examples(store, STUDY, questions=1)) == 2
