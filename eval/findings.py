@@ -36,10 +36,10 @@ def scope(summary: Summary) -> str:
     budgets = sorted({cell.budget for cell in summary.cells}, key=lambda b: (b is None, b or 0))
     per_dataset = {cell.run.dataset: cell.questions for cell in cells}
     asked = listed([f"{count:,} of {name}" for name, count in sorted(per_dataset.items())])
-    samples = listed([str(count) for count in sorted({cell.samples for cell in cells})], "or")
+    times = ["once" if count == 1 else f"{count} times" for count in sorted({cell.samples for cell in cells})]
     return (
         f"{counted(len(models), 'model')} ({listed(models)}) answered questions ({asked}) in "
-        f"{counted(len(settings), 'setting')} ({listed(settings)}), {samples} times each, with {_budgets_asked(budgets)}."
+        f"{counted(len(settings), 'setting')} ({listed(settings)}), {listed(times, 'or')} each, with {_budgets_asked(budgets)}."
     )
 
 
@@ -75,8 +75,9 @@ def percent(share: float) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of two shares in percentage points, always signed."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    """A difference of two shares in percentage points, signed."""
+    rounded = round(100 * difference, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
 
 
 def p_value(p: float) -> str:

@@ -74,19 +74,21 @@ def accuracy_by_budget(summary: Summary, dataset: str) -> str:
     for axis, panel in zip(axes, panels, strict=True):
         budgets = sorted({cell.budget for cell in panel.cells}, key=_budget_order)
         ends = []
-        for setting, cells in _by_setting(panel.cells).items():
+        settings = _by_setting(panel.cells)
+        for setting, cells in settings.items():
             points = [(budgets.index(c.budget), c.accuracy) for c in cells if c.accuracy]
             if not points:
                 continue
-            x = [place for place, _ in points]
+            x = [place + _aside(setting, list(settings), len(budgets)) for place, _ in points]
             low, high = [e.low for _, e in points], [e.high for _, e in points]
             y = [e.value for _, e in points]
-            if len(x) > 1:
+            if len(budgets) > 1:
                 axis.fill_between(x, low, high, color=colour_of(setting), alpha=0.10, linewidth=0)
+                ends.append((setting, x[-1], y[-1]))
             else:
                 axis.vlines(x, low, high, color=colour_of(setting), linewidth=1.2)
+                axis.text(x[0], high[0] + 0.03 * top, setting, color=colour_of(setting), ha="center", weight="bold")
             _line(axis, x, y, setting)
-            ends.append((setting, x[-1], y[-1]))
         axis.set_xticks(range(len(budgets)), [budget_name(budget) for budget in budgets])
         _dress(axis, panel.title, panel.note, "thinking budget (tokens)", label, top)
         axis.set_xlim(-0.25, len(budgets) - 1 + max(0.55, 0.28 * len(budgets)))
@@ -94,20 +96,24 @@ def accuracy_by_budget(summary: Summary, dataset: str) -> str:
     return _svg(figure, f"budget-{dataset}", f"Accuracy by thinking budget on {dataset}")
 
 
-def pass_at_k(summary: Summary, dataset: str) -> str:
-    """pass@k at each run's largest budget: a line a setting, a panel a model."""
+def pass_at_k(summary: Summary, dataset: str) -> str | None:
+    """pass@k at each run's largest budget: a line a setting, a panel a model. None where there is one sample only."""
     panels = _panels(summary, dataset, largest=True)
+    if all(cell.samples == 1 for panel in panels for cell in panel.cells):
+        return None
     figure, axes = _figure(len(panels))
     top, label = _scale((p.value for panel in panels for cell in panel.cells for p in cell.pass_at_k), "pass@k")
     for axis, panel in zip(axes, panels, strict=True):
         ends = []
         most = max((p.k for cell in panel.cells for p in cell.pass_at_k), default=1)
-        for cell in sorted(panel.cells, key=lambda c: setting_rank(c.run.setting)):
+        settings = _by_setting(panel.cells)
+        for setting, (cell, *_) in settings.items():
             if not cell.pass_at_k:
                 continue
-            x, y = [p.k for p in cell.pass_at_k], [p.value for p in cell.pass_at_k]
-            _line(axis, x, y, cell.run.setting)
-            ends.append((cell.run.setting, float(x[-1]), y[-1]))
+            x = [p.k + _aside(setting, list(settings), most) for p in cell.pass_at_k]
+            y = [p.value for p in cell.pass_at_k]
+            _line(axis, x, y, setting)
+            ends.append((setting, x[-1], y[-1]))
         axis.set_xticks(sorted({k for k in (1, 2, 4, 8, 16, 32, 64) if k <= most} | {most}))
         _dress(axis, panel.title, panel.note, "k (samples a question)", label, top)
         axis.set_xlim(1 - 0.08 * most, most + max(0.45, 0.26 * most))
@@ -156,8 +162,8 @@ def colour_of(setting: str) -> str:
 def _panels(summary: Summary, dataset: str, *, largest: bool = False) -> list[Panel]:
     cells = [cell for cell in (summary.largest if largest else summary.cells) if cell.run.dataset == dataset]
     panels = []
-    for model in dict.fromkeys(cell.run.model for cell in cells):
-        mine = tuple(cell for cell in cells if cell.run.model == model)
+    for model, role in dict.fromkeys((cell.run.model, cell.run.role) for cell in cells):
+        mine = tuple(cell for cell in cells if (cell.run.model, cell.run.role) == (model, role))
         panels.append(Panel(model, _stated_n(mine), mine))
     return panels
 
@@ -166,6 +172,11 @@ def _stated_n(cells: Sequence[Cell]) -> str:
     n = max((cell.accuracy.n for cell in cells if cell.accuracy), default=0)
     samples = max(cell.samples for cell in cells)
     return f"n = {n:,} x {samples} sample{'s' if samples > 1 else ''}{', small n' if n < SMALL_N else ''}"
+
+
+def _aside(setting: str, settings: Sequence[str], places: int) -> float:
+    """How far a setting's points stand beside their place, so that equal values do not hide one another."""
+    return (settings.index(setting) - (len(settings) - 1) / 2) * (0.1 if places == 1 else 0.02 * (places - 1))
 
 
 def _budget_order(budget: int | None) -> tuple[bool, int]:

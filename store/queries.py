@@ -21,9 +21,9 @@ _RESULT_COLUMNS = (
 )
 
 
-def study(store: Store, name: str) -> dict[str, Any] | None:
-    """The latest study called ``name`` (study_key, name, spec, started_at); None if there is none."""
-    rows = store.query("SELECT * FROM studies WHERE name = ? ORDER BY started_at DESC, study_key LIMIT 1", [name])
+def study(store: Store, study_key: str) -> dict[str, Any] | None:
+    """The study with this key (study_key, name, spec, started_at); None if there is none."""
+    rows = store.query("SELECT * FROM studies WHERE study_key = ?", [study_key])
     return _decoded(rows, "spec")[0] if rows else None
 
 
@@ -120,7 +120,7 @@ def retrieval_keys(store: Store, study_key: str) -> list[str]:
 def retrieval_rows(store: Store, keys: Sequence[str]) -> Rows:
     """One row a searched question: counts, the linearised ``graph`` a teacher saw, the question, and ``unlabelled``.
 
-    ``unlabelled`` counts the distinct entities of the kept paths that have no label in any snapshot.
+    ``unlabelled`` counts the distinct entities of the kept paths that have no label in their snapshot.
     """
     return store.query_for(
         keys,
@@ -133,7 +133,8 @@ def retrieval_rows(store: Store, keys: Sequence[str]) -> Rows:
             UNION SELECT retrieval_key, question_key, triple->>'$[2]' FROM kept WHERE NOT (triple->'$[3]')::BOOLEAN
         ), bare AS (
             SELECT retrieval_key, question_key, count(*) AS unlabelled FROM ends
-            WHERE id NOT IN (SELECT id FROM labels) GROUP BY ALL
+            JOIN retrievals USING (retrieval_key, question_key)
+            WHERE NOT EXISTS (SELECT 1 FROM labels l WHERE l.snapshot = retrievals.snapshot AND l.id = ends.id) GROUP BY ALL
         )
         SELECT r.*, q.dataset, q.question_id, q.split, q.text, q.answer_type, q.hops AS annotated_hops,
                coalesce(b.unlabelled, 0) AS unlabelled

@@ -163,6 +163,7 @@ def land_paths(order: PathsOrder, store: Store, graph: Graph) -> int:
             {
                 "retrieval_key": order.spec.key,
                 "question_key": question_key(question),
+                "snapshot": order.spec.snapshot,
                 "pairs": pairs,
                 "connected": connected,
                 "paths": len(ranked),

@@ -64,10 +64,10 @@ def draw(order: ReportOrder) -> str:
 def draw_page(order: ReportOrder, home: Home) -> Path:
     """Draw the report from what is in the store. Raises RunError if the study has not landed."""
     store = home.store
-    study = queries.study(store, order.study)
+    study_key = order.study_key
+    study = queries.study(store, study_key)
     if study is None:
         raise RunError(f"study {order.study} has not landed: run `evaluate` first")
-    study_key = order.study_key
     examples = queries.training_examples(store, study_key, _TRAINING_QUESTIONS)
     retrieval = queries.retrieval_rows(store, queries.retrieval_keys(store, study_key))
     summary = summary_of(store, study_key)

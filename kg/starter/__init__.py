@@ -276,7 +276,6 @@ def snapshot() -> str:
     return hashlib.sha256(_content()).hexdigest()
 
 
-@cache
 def _content() -> bytes:
     return "".join(f"{line}\n" for line in _ntriples()).encode("utf-8")
 

@@ -33,7 +33,7 @@ CREATE TABLE edges (
     PRIMARY KEY (snapshot, subject, predicate, object, literal)
 );
 CREATE TABLE retrievals (       -- one row a question whose paths were searched, also where none was found
-    retrieval_key VARCHAR, question_key VARCHAR, pairs INTEGER NOT NULL, connected INTEGER NOT NULL, paths INTEGER NOT NULL,
+    retrieval_key VARCHAR, question_key VARCHAR, snapshot VARCHAR NOT NULL, pairs INTEGER NOT NULL, connected INTEGER NOT NULL, paths INTEGER NOT NULL,
     min_hops INTEGER, truncated INTEGER NOT NULL, graph VARCHAR NOT NULL,
     PRIMARY KEY (retrieval_key, question_key)
 );

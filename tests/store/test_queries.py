@@ -33,10 +33,10 @@ def store(landed: tuple[Store, Any]) -> Store:
     return landed[0]
 
 
-def test_the_latest_study_of_a_name_is_found(store: Store) -> None:
-    study = queries.study(store, "made")
+def test_a_study_is_found_by_its_key(store: Store) -> None:
+    study = queries.study(store, STUDY)
     assert study
-    assert (study["study_key"], study["spec"]) == (STUDY, {"seed": 7})
+    assert (study["name"], study["spec"]) == ("made", {"seed": 7})
     assert queries.study(store, "absent") is None
 
 

@@ -1,0 +1,329 @@
+"""Fine-tuning: a base model and a training set of traces become a student, a folder that holds its own certificate.
+
+    student/  manifest.json                 written last: a folder without it is not a student
+              adapter_model.safetensors     LoRA (``method: lora``), or model.safetensors (``full``, or after a merge)
+              tokenizer.json, ...           tokenizer and chat template, as the training used them
+              train_log.jsonl, train.log    losses by step; what the libraries printed
+
+While it is trained the folder is called ``<name>.partial`` and holds checkpoints: the same call after a kill goes on
+from the last complete one. Importing this imports no torch; the work is done by ``models.training_run`` in a process
+of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from models.formats import format_named
+from models.training_process import run_child
+from models.training_text import Dropped, Example, in_order, training_set_hash
+from store.types import Frozen, InputError, RunError, digest
+
+MANIFEST = "manifest.json"
+LOG = "train_log.jsonl"
+CHECKPOINTS = "checkpoints"
+JOB = "job.json"
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
+
+Precision = Literal["auto", "fp32", "bf16"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Hyperparameters(Frozen):
+    """How a student is trained. The defaults beside method, rate, epochs and batch are those of the fs1 study.
+
+    ``learning_rate``: 1e-3 suits LoRA on models below 1B, 1e-5 full training (fs1). One step sees ``batch_size`` x
+    ``gradient_accumulation`` examples; ``max_length`` is in tokens, longer examples are dropped. ``max_steps`` ends
+    earlier than ``epochs`` would, or later. ``held_out`` is the fraction of the questions kept out of training.
+    ``precision`` bf16 is autocast over fp32 weights; ``auto`` takes it where the hardware multiplies bf16 natively.
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    epochs: float = Field(default=5.0, gt=0, le=1000)
+    batch_size: int = Field(default=4, ge=1)
+    gradient_accumulation: int = Field(default=4, ge=1)
+    max_length: int = Field(default=8192, ge=8)
+    # Below 1, since transformers reads 1 and more as a number of steps.
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    lora_r: int = Field(default=16, ge=1, le=1024)
+    lora_alpha: int = Field(default=32, ge=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    max_steps: int | None = Field(default=None, ge=1)
+    held_out: float = Field(default=0.05, ge=0, le=0.5)
+    precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _full_has_one_form(self) -> Hyperparameters:
+        # Full training ignores the LoRA numbers; two spellings of one student would be two cache keys.
+        for name in ("lora_r", "lora_alpha", "lora_dropout"):
+            if self.method == "full" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: method 'full' has no adapter; leave {name} out")
+        return self
+
+
+class TrainSpec(Frozen):
+    """What is trained from what, and how: the base's folder and key, the layout of an assistant turn."""
+
+    base: Path
+    base_key: str
+    format: str
+    hyperparameters: Hyperparameters
+
+    def key(self, training_set: str) -> str:
+        """The student's key. In it: base key, format, hyperparameters, the training set's hash.
+
+        Left out: the base's path (its key says what it is) and everything in ``ProcessOptions`` (threads and device
+        change the last bits of the weights, not what was asked for).
+        """
+        return digest({**self.model_dump(mode="json", exclude={"base"}), "training_set": training_set})
+
+
+class ProcessOptions(Frozen):
+    """How the training process runs. None of it is part of a student's key. ``threads`` None leaves torch's default."""
+
+    threads: int | None = Field(default=None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_steps: int = Field(default=50, ge=1)
+    gradient_checkpointing: bool = False
+
+
+class TrainLog(Frozen):
+    """One line of progress: a ``loss`` (mean over the step's learned tokens) or an ``eval_loss`` (over held-out ones).
+
+    Step 0 with an ``eval_loss`` is the base model. ``tokens`` (read by the model, padding not counted) and ``seconds``
+    are sums since the start, over all attempts; ``tokens_per_second`` is of this step alone.
+    """
+
+    step: int
+    total_steps: int
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float = 0.0
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+    seconds: float = 0.0
+
+
+class TrainResult(Frozen):
+    """What the training process reports at its end. Losses are in nats a token; ``train_loss`` is the last step's."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    train_loss: float
+    base_loss: float | None
+    held_out_loss: float | None
+    examples: int
+    held_out_examples: int
+    dropped: Dropped
+    precision: Literal["fp32", "bf16"]
+    device: str
+    threads: int
+
+
+class StudentManifest(Frozen):
+    """The certificate of a student. ``weights`` maps each safetensors file to its sha256."""
+
+    key: str
+    kind: Literal["lora", "full", "merged"]
+    base_key: str
+    format: str
+    hyperparameters: Hyperparameters
+    training_set: str
+    held_out_set: str | None
+    result: TrainResult
+    versions: dict[str, str]
+    weights: dict[str, str]
+
+
+class TrainJob(Frozen):
+    """What the parent hands the training process."""
+
+    spec: TrainSpec
+    examples: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    folder: Path
+    options: ProcessOptions
+
+
+class MergeJob(Frozen):
+    """What the parent hands the merging process."""
+
+    base: Path
+    adapter: Path
+    folder: Path
+
+
+def train(
+    spec: TrainSpec,
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
+    output: Path,
+    *,
+    on_log: Callable[[TrainLog], None] = lambda _: None,
+    options: ProcessOptions | None = None,
+) -> StudentManifest:
+    """Train a student into the folder ``output`` and return its manifest; at once, if it is there already.
+
+    The held-out loss is measured before the first step (the base model's), after each epoch and at the end. Optimiser:
+    AdamW, gradients clipped to norm 1. LoRA adapts every linear layer but the output one. ``full`` saves in the
+    dtype of the base's weights. On a CPU the same job with the same threads gives the same weights to the bit.
+
+    Raises:
+        InputError: the base is no model folder, no example fits, ``max_length`` exceeds the model's context, or
+            ``output`` is taken by something else.
+        RunError: the loss is not finite, the process died, or another process trains into ``output``.
+    """
+    options = options or ProcessOptions()
+    format_named(spec.format)
+    if not (spec.base / "config.json").is_file():
+        raise InputError(f"base: {spec.base} has no config.json, so it is not a model folder; fetch the model first")
+    training_set = training_set_hash(examples)
+    held_out_set = training_set_hash(held_out) if held_out else None
+    key = spec.key(training_set)
+    with _claim(output, key, kind=spec.hyperparameters.method) as (folder, done):
+        if done is not None:
+            return done
+        _resume_or_clear(folder, {"key": key, "held_out_set": held_out_set, "versions": _versions()})
+        job = TrainJob(
+            spec=spec, examples=tuple(in_order(examples)), held_out=tuple(in_order(held_out)), folder=folder,
+            options=options,
+        )  # fmt: skip
+        result = run_child(
+            "train", job.model_dump_json(), folder / "train.log", options.threads,
+            lambda line: on_log(TrainLog.model_validate(line)),
+        )  # fmt: skip
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        (folder / JOB).unlink()
+        manifest = StudentManifest(
+            key=key, kind=spec.hyperparameters.method, base_key=spec.base_key, format=spec.format,
+            hyperparameters=spec.hyperparameters, training_set=training_set, held_out_set=held_out_set,
+            result=TrainResult.model_validate(result), versions=_versions(), weights=_weights(folder),
+        )  # fmt: skip
+        return _publish(manifest, folder, output)
+
+
+def merge_adapter(base: Path, adapter: Path, output: Path) -> Path:
+    """Merge the LoRA student in ``adapter`` into ``base`` and save a whole model to ``output``, which is returned.
+
+    For engines that serve merged weights. Computed in fp32, saved in the dtype of the base's weights; the tokenizer is
+    the student's. Nothing is done where ``output`` holds this merge already.
+
+    Raises:
+        InputError: ``adapter`` is no LoRA student, or ``output`` is taken by something else.
+        RunError: the adapter's weights are not those of its manifest, or the merge failed.
+    """
+    student = verify(adapter)
+    if student.kind != "lora":
+        raise InputError(f"adapter: {adapter} is a {student.kind} student; only a lora one can be merged")
+    with _claim(output, student.key, kind="merged") as (folder, done):
+        if done is None:
+            _resume_or_clear(folder, {"merge": student.key, "weights": student.weights})
+            job = MergeJob(base=base, adapter=adapter, folder=folder)
+            run_child("merge", job.model_dump_json(), folder / "merge.log", None, lambda _: None)
+            (folder / JOB).unlink()
+            _publish(student.model_copy(update={"kind": "merged", "weights": _weights(folder)}), folder, output)
+    return output
+
+
+def load_manifest(path: Path) -> StudentManifest | None:
+    """The manifest of the student in ``path``; None where there is none or it cannot be read: that is no student."""
+    try:
+        return StudentManifest.model_validate_json((path / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def verify(path: Path) -> StudentManifest:
+    """The manifest of the student in ``path``, after reading all its weights.
+
+    Raises:
+        InputError: there is no student.
+        RunError: weights are missing, added, or differ from the manifest's sha256.
+    """
+    manifest = load_manifest(path)
+    if manifest is None:
+        raise InputError(f"{path} is not a student: it has no readable {MANIFEST}; train it first")
+    found = _weights(path)
+    for name in sorted(manifest.weights.keys() | found.keys()):
+        if manifest.weights.get(name) != found.get(name):
+            raise RunError(f"{path / name} is not what its manifest says (sha256 {found.get(name, 'missing')})")
+    return manifest
+
+
+@contextmanager
+def _claim(output: Path, key: str, kind: str) -> Iterator[tuple[Path, StudentManifest | None]]:
+    """The locked partial folder of ``output``, and the manifest if the student is there already.
+
+    The lock is on the folder itself and the kernel frees it when the holder dies.
+    """
+    folder = output.with_name(output.name + ".partial")
+    if (done := _already(output, key, kind)) is not None:
+        yield folder, done
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunError(f"{folder} is in use: another process makes this student; wait for it") from None
+    try:
+        yield folder, _already(output, key, kind)
+    finally:
+        os.close(descriptor)
+
+
+def _already(output: Path, key: str, kind: str) -> StudentManifest | None:
+    if not output.exists():
+        return None
+    manifest = load_manifest(output)
+    if manifest is not None and (manifest.key, manifest.kind) == (key, kind):
+        return manifest
+    what = "no student" if manifest is None else f"another student ({manifest.kind}, key {manifest.key[:12]})"
+    raise InputError(f"output: {output} holds {what}; remove it or name another folder")
+
+
+def _resume_or_clear(folder: Path, identity: dict[str, Any]) -> None:
+    """Keep what an earlier attempt left in ``folder`` if job and libraries were the same; else remove it."""
+    text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
+    job = folder / JOB
+    if job.is_file() and job.read_text() == text:
+        return
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    job.write_text(text)
+
+
+def _publish(manifest: StudentManifest, folder: Path, output: Path) -> StudentManifest:
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    folder.rename(output)
+    return manifest
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as handle:
+            found[path.name] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return found
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in PACKAGES}

@@ -1,0 +1,191 @@
+"""From traces to token ids and labels: what a student reads, and which of it it learns to write.
+
+Ids are joined segment by segment exactly as an evaluation joins them (``models.formats``), never by tokenising one long
+text, so that a student meets at evaluation the very ids it was trained on::
+
+    segment  chat + generation prompt | think_open | thinking | think_close | forced_answer | answer + "}" | end of turn
+    learned  no                       | no         | yes      | yes         | yes           | yes          | yes
+
+``think_open`` is not learned because the evaluation writes it for the model; ``think_close`` and the words before the
+box are learned because a thought that ends by itself must be followed by them. Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from models.formats import Format, FormatIds, bind, render_prompt
+from models.formats import encode as ids_of
+from store.types import Frozen, InputError, Message, digest
+
+IGNORED = -100
+"""The label of a token that is read and not learned (torch's ``CrossEntropyLoss.ignore_index``)."""
+
+Reason = Literal["too_long", "special_token", "empty"]
+
+
+class Example(Frozen):
+    """One accepted trace: the chat that was asked, the thinking, and the answer as it stands inside the box."""
+
+    question_id: str
+    trace_id: str
+    messages: tuple[Message, ...]
+    thinking: str
+    answer: str
+
+
+class Encoded(NamedTuple):
+    """A training sequence. Both lists have its length in tokens; ``labels`` repeats the id where it is learned."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+class Dropped(Frozen):
+    """Examples that were left out of a training set, by reason."""
+
+    too_long: int = 0
+    special_token: int = 0
+    empty: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.too_long + self.special_token + self.empty
+
+    def __str__(self) -> str:
+        counts = {name.replace("_", " "): count for name, count in self.model_dump().items() if count}
+        return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+class UnfitExampleError(InputError):
+    """An example that no student can learn from, whatever the hyperparameters; ``reason`` is how it is counted."""
+
+    def __init__(self, example: Example, reason: Reason, why: str) -> None:
+        super().__init__(f"trace {example.trace_id!r} of question {example.question_id!r}: {why}")
+        self.reason: Reason = reason
+
+
+class Layout(NamedTuple):
+    """A format bound to one tokenizer, once for a whole training set. ``special`` ids may not occur in a trace."""
+
+    tokenizer: Any
+    bound: FormatIds
+    end: int
+    special: frozenset[int]
+
+
+def layout(tokenizer: Any, form: Format) -> Layout:
+    """Bind ``form`` to ``tokenizer`` (a transformers tokenizer).
+
+    Raises:
+        InputError: the format's marker or an end-of-turn token is not in the vocabulary.
+    """
+    bound = bind(form, tokenizer)
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to end a turn with")
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return Layout(tokenizer, bound, end, frozenset(special | bound.stops))
+
+
+def encode(example: Example, tokenizer: Any, form: Format) -> Encoded:
+    """Token ids and labels of one example in the layout ``form``.
+
+    White space around the thinking and the answer is cut, since the markers bring their own.
+
+    Raises:
+        UnfitExampleError: thinking or answer is empty, or holds a token that the layout or the chat gives a meaning
+            (such as ``<|im_end|>``): learning it would teach the student to end its turn at the wrong place.
+        InputError: the tokenizer has no chat template, or does not fit the format (see ``layout``).
+    """
+    return _encode(example, layout(tokenizer, form))
+
+
+def _encode(example: Example, place: Layout) -> Encoded:
+    tokenizer, bound = place.tokenizer, place.bound
+    thinking, answer = example.thinking.strip(), example.answer.strip()
+    if not thinking or not answer:
+        raise UnfitExampleError(example, "empty", "the thinking or the answer is empty")
+    thinking_ids, answer_ids = ids_of(tokenizer, thinking), ids_of(tokenizer, answer + "}")
+    if special := place.special.intersection(thinking_ids + answer_ids):
+        found = ", ".join(repr(token) for token in tokenizer.convert_ids_to_tokens(sorted(special)))
+        raise UnfitExampleError(example, "special_token", f"the text holds special tokens of this model: {found}")
+    prompt = render_prompt(tokenizer, example.messages, bound.format)
+    learned = [*thinking_ids, *bound.close, *bound.forced, *answer_ids, place.end]
+    return checked(Encoded([*prompt, *learned], [IGNORED] * len(prompt) + learned))
+
+
+def checked(encoded: Encoded) -> Encoded:
+    """``encoded`` itself, if something in it is learned: a loss over no token is 0/0, and its gradient is NaN.
+
+    Raises:
+        InputError: every label is masked, or ids and labels differ in length.
+    """
+    if len(encoded.input_ids) != len(encoded.labels):
+        raise InputError(f"{len(encoded.input_ids)} token ids have {len(encoded.labels)} labels")
+    # The first label is never predicted (there is nothing before it), so it does not count as learned.
+    if all(label == IGNORED for label in encoded.labels[1:]):
+        raise InputError(f"all {len(encoded.labels)} labels are masked: nothing would be learned from this example")
+    return encoded
+
+
+def in_order(examples: Iterable[Example]) -> list[Example]:
+    """Sorted by question, trace and content, so that the order in which a store gives its rows changes no student."""
+    return sorted(examples, key=lambda example: (example.question_id, example.trace_id, digest(example)))
+
+
+def training_set_hash(examples: Iterable[Example]) -> str:
+    """Content hash of a training set: 32 hex digits over every field of every example.
+
+    Left out: the order (training sorts first). Kept: repeats, since a trace that occurs twice counts twice.
+    """
+    return digest([example.model_dump(mode="json") for example in in_order(examples)])
+
+
+def hold_out(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Split into (training, held out), by question: both traces of a question are on the same side.
+
+    ``fraction`` of the questions is held out, rounded, at least 1 where it is above 0 and there are 2 or more.
+    Which ones depends on their ids and the seed only, so that a question stays on its side when others are added
+    or lost, as far as the count allows.
+    """
+    questions = sorted({example.question_id for example in examples}, key=lambda question: digest([seed, question]))
+    count = min(max(1, round(fraction * len(questions))), len(questions) - 1) if fraction > 0 and questions else 0
+    held = set(questions[:count])
+    return [e for e in examples if e.question_id not in held], [e for e in examples if e.question_id in held]
+
+
+def build_dataset(examples: Sequence[Example], tokenizer: Any, form: Format, max_length: int) -> tuple[Any, Dropped]:
+    """A ``datasets.Dataset`` with the columns ``input_ids`` and ``labels`` (lists of int), and what was left out of it.
+
+    Too long (more than ``max_length`` tokens, prompt and end of turn included) is left out, not cut: a trace without
+    its answer would teach never to answer.
+
+    Raises:
+        InputError: nothing is left; the message counts why. Or the tokenizer does not fit the format (see ``layout``).
+    """
+    from datasets import Dataset
+
+    place = layout(tokenizer, form)
+    rows: list[Encoded] = []
+    dropped: Counter[str] = Counter()
+    longest = 0
+    for example in in_order(examples):
+        try:
+            encoded = _encode(example, place)
+        except UnfitExampleError as unfit:
+            dropped[unfit.reason] += 1
+            continue
+        if len(encoded.input_ids) > max_length:
+            dropped["too_long"] += 1
+            longest = max(longest, len(encoded.input_ids))
+            continue
+        rows.append(encoded)
+    left_out = Dropped(**dropped)
+    if not rows:
+        hint = f"; the longest has {longest} tokens, max_length is {max_length}" if longest else ""
+        raise InputError(f"no example is left to train on: of {len(examples)} were dropped: {left_out}{hint}")
+    return Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]}), left_out

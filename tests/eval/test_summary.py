@@ -1,0 +1,256 @@
+"""The summary of a made-up study against numbers computed here from its facts, by other means."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.findings import markdown_summary, points, table_rows, verdict
+from eval.statistics import PairedDifference
+from eval.summary import Cell, Comparison, RunId, Summary, summarise
+from store import queries
+from store.connection import Store
+
+_spec = importlib.util.spec_from_file_location("made_study", Path(__file__).parents[1] / "made_study.py")
+assert _spec
+assert _spec.loader
+made_study = importlib.util.module_from_spec(_spec)
+sys.modules["made_study"] = made_study
+_spec.loader.exec_module(made_study)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Summary]:
+    store = Store(tmp_path_factory.mktemp("store") / "made.duckdb")
+    made = made_study.make(store)
+    runs = queries.run_rows(store, made_study.STUDY)
+    return made, summarise(queries.iter_result_rows(store, made_study.STUDY), runs)
+
+
+def by_question(made: Any, run: str, budget: int | None) -> dict[int, list[Any]]:
+    facts = sorted((f for f in made.facts if f.run == run and f.budget == budget), key=lambda f: (f.question, f.sample))
+    return {question: list(group) for question, group in itertools.groupby(facts, key=lambda f: f.question)}
+
+
+def share(made: Any, run: str, budget: int | None) -> float:
+    groups = by_question(made, run, budget).values()
+    return sum(sum(f.correct for f in group) / len(group) for group in groups) / len(groups)
+
+
+def majority_right(group: list[Any]) -> bool:
+    votes = [f for f in group if f.vote is not None]
+    if not votes:
+        return False
+    most = max(Counter(f.vote for f in votes).values())
+    count: Counter[str] = Counter()
+    for fact in votes:
+        count[fact.vote] += 1
+        if count[fact.vote] == most:
+            return bool(fact.correct)
+    raise AssertionError
+
+
+def cells(study: tuple[Any, Summary]) -> list[tuple[Any, Cell]]:
+    made, summary = study
+    return [(made, cell) for cell in summary.cells]
+
+
+def test_there_is_a_cell_for_each_run_and_budget_in_the_order_of_the_table(study: tuple[Any, Summary]) -> None:
+    made, summary = study
+    assert [(c.run.run_key, c.budget) for c in summary.cells] == [(r, b) for r in made.runs for b in made.budgets]
+    assert [c.run.setting for c in summary.largest] == [*made_study.SETTINGS, "instruct"]
+
+
+def test_accuracy_weighs_questions_equally_and_lies_in_its_interval(study: tuple[Any, Summary]) -> None:
+    for made, cell in cells(study):
+        assert cell.accuracy
+        assert cell.accuracy.value == pytest.approx(share(made, cell.run.run_key, cell.budget))
+        assert cell.accuracy.n == len(by_question(made, cell.run.run_key, cell.budget))
+        assert 0 <= cell.accuracy.low <= cell.accuracy.value <= cell.accuracy.high <= 1
+
+
+def test_pass_at_k_is_the_share_of_all_subsets_that_hold_a_right_sample(study: tuple[Any, Summary]) -> None:
+    for made, cell in cells(study):
+        for point in cell.pass_at_k:
+            groups = [g for g in by_question(made, cell.run.run_key, cell.budget).values() if len(g) >= point.k]
+            hits = [[any(f.correct for f in some) for some in itertools.combinations(g, point.k)] for g in groups]
+            assert point.value == pytest.approx(sum(sum(h) / len(h) for h in hits) / len(hits))
+            assert point.n == len(groups)
+        assert [point.k for point in cell.pass_at_k] == list(range(1, made.samples + 1))
+
+
+def test_majority_counts_no_unparsed_vote_and_breaks_ties_by_who_was_there_first(study: tuple[Any, Summary]) -> None:
+    for made, cell in cells(study):
+        right = [majority_right(g) for g in by_question(made, cell.run.run_key, cell.budget).values()]
+        assert cell.majority
+        assert cell.majority.value == pytest.approx(sum(right) / len(right))
+
+
+def test_what_went_wrong_is_counted(study: tuple[Any, Summary]) -> None:
+    for made, cell in cells(study):
+        facts = [f for f in made.facts if (f.run, f.budget) == (cell.run.run_key, cell.budget)]
+        assert cell.traces == len(facts)
+        assert cell.missing == made.questions * made.samples - len(facts)
+        assert (cell.cut, cell.forced) == (sum(f.cut for f in facts), sum(f.forced for f in facts))
+        assert cell.unparsed == sum(f.how == "none" for f in facts)
+        assert cell.refused == sum(f.how == "refused" for f in facts)
+        assert cell.thinking_tokens == pytest.approx(sum(f.thinking for f in facts) / len(facts))
+        assert cell.generated_tokens == pytest.approx(sum(f.thinking + f.answer for f in facts) / len(facts))
+    assert sum(cell.missing for cell in study[1].cells) > 0
+
+
+def test_the_judge_is_compared_with_the_matcher_where_both_judged(study: tuple[Any, Summary]) -> None:
+    for made, cell in cells(study):
+        facts = [f for f in made.facts if (f.run, f.budget) == (cell.run.run_key, cell.budget)]
+        both = [(f.judged, f.correct) for f in facts if f.judged is not None]
+        agreement = sum(j == m for j, m in both) / len(both)
+        yes_judge, yes_match = sum(j for j, _ in both) / len(both), sum(m for _, m in both) / len(both)
+        chance = yes_judge * yes_match + (1 - yes_judge) * (1 - yes_match)
+        assert cell.judge
+        assert cell.judge.agreement == pytest.approx(agreement)
+        assert cell.judge.kappa == pytest.approx((agreement - chance) / (1 - chance))
+        assert cell.judge.invalid == sum(f.vote is not None and f.judged is None for f in facts)
+        wrong = sum(f.vote is None for f in facts)
+        assert cell.judge.accuracy == pytest.approx(sum(j for j, _ in both) / (len(both) + wrong))
+
+
+def test_settings_are_compared_with_instruct_of_the_same_model(study: tuple[Any, Summary]) -> None:
+    made, summary = study
+    assert [(c.run.setting, c.budget) for c in summary.comparisons] == [("cot", None), ("rt", None), ("fs1", None)]
+    tests = []
+    for one in summary.comparisons:
+        ours, theirs = by_question(made, one.run.run_key, None), by_question(made, "run-0", None)
+        shared = [q for q in ours if q in theirs]
+        gains = [
+            sum(f.correct for f in ours[q]) / len(ours[q]) - sum(f.correct for f in theirs[q]) / len(theirs[q])
+            for q in shared
+        ]
+        assert one.difference.diff == pytest.approx(sum(gains) / len(gains))
+        assert one.difference.n == len(shared)
+        assert one.gained == sum(majority_right(ours[q]) and not majority_right(theirs[q]) for q in shared)
+        assert one.lost == sum(majority_right(theirs[q]) and not majority_right(ours[q]) for q in shared)
+        n, least = one.gained + one.lost, min(one.gained, one.lost)
+        assert one.mcnemar_p == pytest.approx(min(1.0, 2 * sum(math.comb(n, i) for i in range(least + 1)) / 2**n))
+        tests.append((one.mcnemar_p, one.holm_mcnemar))
+    running = 0.0
+    for place, (raw, corrected) in enumerate(sorted(tests)):
+        running = max(running, min(1.0, raw * (len(tests) - place)))
+        assert corrected == pytest.approx(running)
+
+
+def test_every_run_is_compared_over_budgets(study: tuple[Any, Summary]) -> None:
+    made, summary = study
+    assert [(g.run.run_key, g.versus, g.budget) for g in summary.budget_gains] == [(r, "16", None) for r in made.runs]
+
+
+@pytest.mark.parametrize("by", ["hops", "answer_type"])
+def test_a_breakdown_covers_each_question_once(study: tuple[Any, Summary], by: str) -> None:
+    made, summary = study
+    for run in made.runs:
+        groups = [g for g in summary.groups if g.run.run_key == run and g.by == by]
+        total = sum(g.accuracy.n for g in groups)
+        assert total == len(by_question(made, run, None))
+        assert sum(g.accuracy.value * g.accuracy.n for g in groups) / total == pytest.approx(share(made, run, None))
+    values = {g.value for g in summary.groups if g.by == by}
+    assert values == ({"1", "2", "3", "unknown"} if by == "hops" else {"entity", "number", "date"})
+
+
+def run_row(**changes: Any) -> dict[str, Any]:
+    row = {"run_key": "r", "role": "student", "model": "m", "setting": "instruct", "dataset": "d", "budgets": [8]}
+    return row | {"questions": 2, "samples": 1, "judge": None} | changes
+
+
+def result_row(**changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"run_key": "r", "question_key": "q", "budget": 8, "sample": 0, "correct": True, "class": "a"}
+    row |= {"how": "boxed", "cut": False, "forced": False, "thinking_tokens": 4, "answer_tokens": 2, "judged": None}
+    return row | {"hops": 1, "answer_type": "entity"} | changes
+
+
+def test_a_run_of_which_nothing_landed_is_all_missing() -> None:
+    summary = summarise([], [run_row()])
+    (cell,) = summary.cells
+    assert (cell.accuracy, cell.majority, cell.pass_at_k, cell.missing, cell.judge) == (None, None, (), 2, None)
+    assert verdict(summary) == ("No scored trace has landed yet, so that nothing can be said.",)
+    assert table_rows(summary)[0]["accuracy"] is None
+    assert "–" in markdown_summary(summary)
+
+
+def test_a_trace_that_is_not_scored_yet_is_missing_and_not_wrong() -> None:
+    summary = summarise([result_row(), result_row(question_key="p", how=None, correct=False)], [run_row()])
+    (cell,) = summary.cells
+    assert cell.accuracy
+    assert (cell.accuracy.value, cell.accuracy.n, cell.missing) == (1.0, 1, 1)
+
+
+def test_rows_must_stand_together_and_name_a_run() -> None:
+    runs = [run_row(), run_row(run_key="s", setting="cot")]
+    with pytest.raises(ValueError, match="run r are scattered"):
+        summarise([result_row(), result_row(run_key="s"), result_row()], runs)
+    with pytest.raises(ValueError, match="no run x"):
+        summarise([result_row(run_key="x")], runs)
+
+
+def test_a_teacher_is_no_result() -> None:
+    summary = summarise([result_row(run_key="t"), result_row()], [run_row(), run_row(run_key="t", role="teacher")])
+    assert [cell.run.run_key for cell in summary.cells] == ["r"]
+
+
+def compared(p: float, q: float, diff: float) -> Comparison:
+    run = RunId("r", "student", "m", "fs1", "d")
+    return Comparison(run, "instruct", 8, PairedDifference(diff, diff - 0.1, diff + 0.1, p, 24), 3, 1, q, p, q)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "diff", "outcome"),
+    [(0.01, 0.05, 0.2, "gain"), (0.01, 0.01, -0.2, "loss"), (0.01, 0.06, 0.2, "unclear"), (0.5, 0.5, 0.2, "none")],
+)
+def test_a_difference_is_told_only_where_both_tests_tell_it(p: float, q: float, diff: float, outcome: str) -> None:
+    assert compared(p, q, diff).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "words"),
+    [
+        ((compared(0.5, 0.5, 0.02),), "No difference between the settings can be told at n = 24."),
+        ((compared(0.01, 0.5, 0.2),), "No difference between the settings holds in both tests at n = 24."),
+        (
+            (compared(0.01, 0.01, 0.2),),
+            "Of 1 comparison with instruct, 1 gain and 0 losses hold after correction: fs1 of m",
+        ),
+        ((), "No setting can be compared"),
+    ],
+)
+def test_the_verdict_says_no_more_than_the_tests(comparisons: tuple[Comparison, ...], words: str) -> None:
+    base = summarise([result_row()], [run_row()])
+    sentences = verdict(base.model_copy(update={"comparisons": comparisons}))
+    assert sentences[0].startswith(words)
+    assert any("With 1 question the intervals" in sentence for sentence in sentences)
+    assert any("1 of 2 traces at the largest budget" in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(("difference", "words"), [(0.125, "+12.5"), (-0.02, "−2.0"), (-0.0004, "0.0"), (0.0, "0.0")])
+def test_points_are_signed_unless_they_round_to_nothing(difference: float, words: str) -> None:
+    assert points(difference) == words
+
+
+def test_the_table_is_flat_and_holds_what_the_cells_hold(study: tuple[Any, Summary]) -> None:
+    rows = table_rows(study[1])
+    assert len(rows) == len(study[1].cells)
+    assert rows[2]["budget"] == "no limit"
+    assert all(isinstance(value, str | int | float | None) for row in rows for value in row.values())
+    assert rows[0]["accuracy"] == pytest.approx(share(study[0], "run-0", 16), abs=1e-4)
+
+
+def test_names_from_outside_are_inert_in_markdown(study: tuple[Any, Summary]) -> None:
+    text = markdown_summary(study[1])
+    assert "<i>" not in text
+    assert "big&lt;i&gt;7b &amp; co" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(study[1].cells)

@@ -1,0 +1,363 @@
+"""Real training: LoRA on the embedded model, and a tiny random model where only the machinery is looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from models.finetune import (
+    Hyperparameters,
+    ProcessOptions,
+    StudentManifest,
+    TrainJob,
+    TrainLog,
+    TrainSpec,
+    load_manifest,
+    merge_adapter,
+    train,
+    verify,
+)
+from models.formats import FORMATS
+from models.training_text import Example, build_dataset, encode
+from store.types import InputError, Message, RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+BORN = {
+    "Ada": "Paris", "Bo": "Rome", "Cy": "Oslo", "Di": "Cairo", "Ed": "Lima", "Flo": "Bern", "Gus": "Delhi",
+    "Hal": "Tokyo", "Ida": "Quito", "Jo": "Accra", "Kim": "Sofia", "Lou": "Dakar", "Max": "Minsk", "Ned": "Riga",
+}  # fmt: skip
+TINY = Hyperparameters(
+    learning_rate=0.01, epochs=9, batch_size=2, gradient_accumulation=2, max_length=96, lora_dropout=0.1, max_steps=24
+)
+
+
+def example(name: str, city: str) -> Example:
+    return Example(
+        question_id=name, trace_id=f"{name}-0",
+        messages=(Message(role="system", content="Be brief."), Message(role="user", content=f"Where was {name} born?")),
+        thinking=f"The facts say: {name}, place of birth, {city}.", answer=city,
+    )  # fmt: skip
+
+
+EXAMPLES = [example(name, city) for name, city in BORN.items()]
+TRAINING, HELD_OUT = EXAMPLES[:12], EXAMPLES[12:]
+
+
+class Student:
+    """A trained student, and what was logged while it was trained."""
+
+    def __init__(self, spec: TrainSpec, folder: Path, options: ProcessOptions | None = None) -> None:
+        self.spec, self.folder = spec, folder
+        self.logs: list[TrainLog] = []
+        self.manifest: StudentManifest = train(
+            spec, TRAINING, HELD_OUT, folder, on_log=self.logs.append, options=options
+        )
+
+    def written(self) -> list[tuple[int, float | None, float | None]]:
+        """Step and losses of every line of the log in the folder."""
+        lines = [json.loads(line) for line in (self.folder / "train_log.jsonl").read_text().splitlines()]
+        return [(line["step"], line["loss"], line["eval_loss"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def tiny(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 2 layers with the embedded model's tokenizer: steps of milliseconds."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=True, dtype="bfloat16",
+    )  # fmt: skip
+    LlamaForCausalLM(config).bfloat16().save_pretrained(str(folder))
+    for pattern in ("tokenizer*", "chat_template*"):
+        for path in embedded.glob(pattern):
+            shutil.copy(path, folder)
+    return folder
+
+
+def spec_of(base: Path, hyperparameters: Hyperparameters) -> TrainSpec:
+    return TrainSpec(base=base, base_key="test", format="blocks", hyperparameters=hyperparameters)
+
+
+@pytest.fixture(scope="module")
+def student(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Student:
+    hyper = Hyperparameters(learning_rate=2e-3, epochs=3, batch_size=4, gradient_accumulation=1, max_length=96)
+    return Student(spec_of(embedded, hyper), tmp_path_factory.mktemp("students") / "real")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Student:
+    return Student(spec_of(tiny, TINY), tmp_path_factory.mktemp("students") / "tiny")
+
+
+def held_out_loss(model: Any, base: Path) -> float:
+    import torch
+    from transformers import AutoTokenizer
+
+    from models.training_run import held_out_loss as measure
+
+    rows, _ = build_dataset(HELD_OUT, AutoTokenizer.from_pretrained(str(base)), FORMATS["blocks"], 96)
+    return measure(model, rows.to_list(), 1, torch.device("cpu"))
+
+
+def learned_text(folder: Path) -> list[int]:
+    from transformers import AutoTokenizer
+
+    return encode(TRAINING[0], AutoTokenizer.from_pretrained(str(folder)), FORMATS["blocks"]).input_ids
+
+
+def whole_model(folder: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+
+
+@pytest.mark.real
+class TestRealStudent:
+    def test_the_held_out_loss_falls(self, student: Student) -> None:
+        result = student.manifest.result
+        assert result.base_loss is not None
+        assert result.held_out_loss is not None
+        assert result.held_out_loss < 0.5 * result.base_loss
+        assert result.steps == 9
+        assert student.logs[0].step == 0
+        assert student.logs[0].eval_loss == result.base_loss
+        assert student.logs[-1].eval_loss == result.held_out_loss
+        assert all(log.tokens_per_second > 0 for log in student.logs if log.loss is not None)
+
+    def test_the_folder_holds_its_certificate_and_nothing_pickled(self, student: Student) -> None:
+        assert load_manifest(student.folder) == verify(student.folder) == student.manifest
+        names = {path.name for path in student.folder.rglob("*")}
+        assert {"adapter_model.safetensors", "adapter_config.json", "chat_template.jinja", "train.log"} <= names
+        assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+        assert not names & {"job.json", "checkpoints"}
+        assert [step for step, _, _ in student.written()] == [log.step for log in student.logs]
+
+    def test_the_adapter_and_the_merged_model_are_what_was_trained(self, student: Student, tmp_path: Path) -> None:
+        import torch
+        from peft import PeftModel
+
+        folder = merge_adapter(student.spec.base, student.folder, tmp_path / "merged")
+        adapted = PeftModel.from_pretrained(whole_model(student.spec.base), str(student.folder)).eval()
+        merged = whole_model(folder).eval()
+        expected = student.manifest.result.held_out_loss
+        assert held_out_loss(adapted, student.folder) == pytest.approx(expected, abs=1e-4)
+        assert held_out_loss(merged, folder) == pytest.approx(expected, abs=0.05)  # saved in bf16
+        ids = torch.tensor([learned_text(student.folder)])
+        with torch.no_grad():
+            tops = [model(input_ids=ids).logits[0].argmax(-1) for model in (adapted, merged)]
+        assert (tops[0] == tops[1]).float().mean() > 0.9
+        assert verify(folder).kind == "merged"
+        assert merge_adapter(student.spec.base, student.folder, folder) == folder
+
+    def test_a_trained_student_is_not_trained_again(self, student: Student) -> None:
+        started = time.monotonic()
+        again = Student(student.spec, student.folder)
+        assert (again.manifest, again.logs) == (student.manifest, [])
+        assert time.monotonic() - started < 1
+        other = student.spec.model_copy(update={"base_key": "another"})
+        with pytest.raises(InputError, match=r"output: .* another student"):
+            Student(other, student.folder)
+
+    def test_changed_weights_are_found(self, student: Student, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(student.folder, tmp_path / "copy"))
+        with (copy / "adapter_model.safetensors").open("r+b") as handle:
+            handle.seek(-1, os.SEEK_END)
+            handle.write(b"\x55")
+        with pytest.raises(RunError, match=r"adapter_model\.safetensors is not what its manifest says"):
+            verify(copy)
+        (copy / "manifest.json").unlink()
+        assert load_manifest(copy) is None
+        with pytest.raises(InputError, match="not a student"):
+            verify(copy)
+
+
+@pytest.mark.real
+class TestInterruptedTraining:
+    def test_kill_nine_leaves_nothing_and_the_same_call_completes(self, uninterrupted: Student, tmp_path: Path) -> None:
+        output = tmp_path / "student"
+        parent, child = start_training(uninterrupted.spec, output)
+        try:
+            wait_for_step(parent, 8)
+        finally:
+            parent.kill()
+            parent.wait()
+        wait_until_gone(child)
+        assert not output.exists()
+        assert load_manifest(tmp_path / "student.partial") is None
+        resumed = Student(uninterrupted.spec, output, ProcessOptions(checkpoint_steps=3))
+        first = resumed.logs[0].step
+        assert 6 < first <= 24, "it began again instead of going on from a checkpoint"
+        assert resumed.written() == uninterrupted.written()
+        assert resumed.manifest.weights == uninterrupted.manifest.weights
+        assert resumed.manifest.result.tokens == uninterrupted.manifest.result.tokens
+        assert not (tmp_path / "student.partial").exists()
+
+    def test_an_error_while_logging_ends_the_process(self, tiny: Path, tmp_path: Path) -> None:
+        def stop(log: TrainLog) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(spec_of(tiny, TINY), TRAINING, HELD_OUT, tmp_path / "student", on_log=stop)
+        assert not (tmp_path / "student").exists()
+        assert not children(os.getpid())
+
+
+def start_training(spec: TrainSpec, output: Path) -> tuple[subprocess.Popen[str], int]:
+    """A process that trains and prints the steps, and the id of its training process."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from models.finetune import *; from models.training_text import Example\n"
+        "job = TrainJob.model_validate_json(sys.stdin.readline())\n"
+        "train(job.spec, job.examples, job.held_out, job.folder, options=job.options,\n"
+        "      on_log=lambda log: print(log.step, flush=True))\n"
+    )
+    job = {
+        "spec": spec.model_dump(mode="json"),
+        "examples": [row.model_dump(mode="json") for row in TRAINING],
+        "held_out": [row.model_dump(mode="json") for row in HELD_OUT],
+        "folder": str(output),
+        "options": {"checkpoint_steps": 3},
+    }
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert parent.stdin is not None
+    with parent.stdin as pipe:
+        pipe.write(json.dumps(job) + "\n")
+    deadline = time.monotonic() + 60
+    while not (found := children(parent.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return parent, found[0]
+
+
+def wait_for_step(parent: subprocess.Popen[str], step: int) -> None:
+    assert parent.stdout is not None
+    for line in parent.stdout:
+        if int(line) >= step:
+            parent.stdout.close()
+            return
+    raise AssertionError(f"the training ended before step {step}")
+
+
+def children(process: int) -> list[int]:
+    return [
+        int(child) for path in Path(f"/proc/{process}/task").glob("*/children") for child in path.read_text().split()
+    ]
+
+
+def wait_until_gone(process: int) -> None:
+    """Gone, or dead and not yet collected by the init process."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if state in "ZX":
+            return
+        time.sleep(0.05)
+    os.kill(process, signal.SIGKILL)
+    raise AssertionError(f"the training process {process} outlived its parent")
+
+
+@pytest.mark.real
+class TestFull:
+    def test_saves_a_whole_model_in_the_dtype_of_the_base(self, tiny: Path, tmp_path: Path) -> None:
+        from safetensors import safe_open
+
+        hyper = Hyperparameters(method="full", learning_rate=0.01, epochs=3, max_length=96)
+        full = Student(spec_of(tiny, hyper), tmp_path / "full", ProcessOptions(gradient_checkpointing=True))
+        result = full.manifest.result
+        assert held_out_loss(whole_model(full.folder), full.folder) == pytest.approx(result.held_out_loss, abs=0.05)
+        assert (result.held_out_loss or 99) < (result.base_loss or 0)
+        with safe_open(full.folder / "model.safetensors", "pt") as weights:
+            assert weights.get_slice("model.norm.weight").get_dtype() == "BF16"
+
+
+@pytest.mark.real
+class TestRefusals:
+    def test_nothing_fits(self, tiny: Path, tmp_path: Path) -> None:
+        hyper = TINY.model_copy(update={"max_length": 16})
+        with pytest.raises(InputError, match=r"12 were dropped: 12 too long; the longest has .* max_length is 16"):
+            train(spec_of(tiny, hyper), TRAINING, HELD_OUT, tmp_path / "student")
+        assert not (tmp_path / "student").exists()
+
+    def test_a_loss_that_is_not_finite(self, tiny: Path, tmp_path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        poisoned = Path(shutil.copytree(tiny, tmp_path / "poisoned"))
+        tensors = load_file(poisoned / "model.safetensors")
+        tensors["model.norm.weight"][0] = float("nan")
+        save_file(tensors, poisoned / "model.safetensors", metadata={"format": "pt"})
+        job = TrainJob(
+            spec=spec_of(poisoned, TINY), examples=tuple(TRAINING), held_out=(), folder=tmp_path,
+            options=ProcessOptions(),
+        )  # fmt: skip
+        from models import training_run  # in this process: what the libraries warn of is an error here
+
+        with pytest.raises(RunError, match=r"loss is not finite \(nan\) at step 0.*learning_rate \(0\.01\)"):
+            training_run.train(job.model_dump_json().encode(), lambda message: None)
+        assert not list(tmp_path.glob("*.safetensors"))
+
+    def test_no_model_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"base: .* has no config\.json"):
+            train(spec_of(tmp_path, TINY), TRAINING, (), tmp_path / "student")
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    import fcntl
+
+    (tmp_path / "student.partial").mkdir()
+    descriptor = os.open(tmp_path / "student.partial", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield tmp_path / "student"
+    os.close(descriptor)
+
+
+@pytest.mark.real
+def test_two_processes_do_not_train_one_student(locked: Path, tiny: Path) -> None:
+    with pytest.raises(RunError, match="another process"):
+        train(spec_of(tiny, TINY), TRAINING, (), locked)
+
+
+class TestHyperparameters:
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("learning_rate", 0), ("epochs", -1), ("batch_size", 0), ("warmup_ratio", 1), ("betas", (0.9, 1.0)),
+         ("held_out", 0.9), ("precision", "fp8"), ("max_steps", 0), ("unknown", 1)],
+    )  # fmt: skip
+    def test_a_message_names_the_field(self, field: str, value: Any) -> None:
+        with pytest.raises(ValidationError, match=field):
+            Hyperparameters(**{field: value})
+
+    def test_full_has_one_form(self) -> None:
+        with pytest.raises(ValidationError, match="lora_r: method 'full' has no adapter"):
+            Hyperparameters(method="full", lora_r=8)
+
+    def test_the_key_holds_what_changes_the_weights(self) -> None:
+        spec = spec_of(Path("/a"), TINY)
+        assert spec.key("x") == spec.model_copy(update={"base": Path("/b")}).key("x")
+        others = [
+            spec.model_copy(update={"hyperparameters": TINY.model_copy(update={"seed": 1})}).key("x"),
+            spec.model_copy(update={"base_key": "other"}).key("x"),
+            spec.key("y"),
+        ]
+        assert spec.key("x") not in others

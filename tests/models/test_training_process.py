@@ -1,0 +1,97 @@
+"""The child process of a training, without a training: children that die, speak, or lose their parent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import training_process
+from models.training_process import environment, run_child
+from store.types import RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEAK = "import os, sys; pipe = os.fdopen(int(sys.argv[2]), 'w'); job = sys.stdin.read(); "
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; a dead process that nobody collected does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class TestRunChild:
+    def test_messages_reach_the_parent(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        said = """print(job); pipe.write('{"log": {"step": 1}}\\\\n{"log": {"step": 2}}\\\\n{"done": {"steps": 2}}\\\\n')"""
+        monkeypatch.setattr(training_process, "BOOT", SPEAK + said.replace("\\\\", "\\"))
+        logs: list[Any] = []
+        assert run_child("train", "the job", tmp_path / "log", None, logs.append) == {"steps": 2}
+        assert logs == [{"step": 1}, {"step": 2}]
+        assert (tmp_path / "log").read_text() == "the job\n"
+
+    def test_a_killed_child_is_told_from_a_failed_one(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        cut = """print('last words', flush=True); pipe.write('{"done": '); pipe.flush(); os.kill(os.getpid(), 9)"""
+        monkeypatch.setattr(training_process, "BOOT", SPEAK + cut)
+        with pytest.raises(RunError, match=r"killed by SIGKILL \(out of memory\?\)(.|\n)*last words"):
+            run_child("train", "", tmp_path / "log", None, lambda _: None)
+        monkeypatch.setattr(training_process, "BOOT", "import sys; sys.exit(3)")
+        with pytest.raises(RunError, match="ended with code 3"):
+            run_child("train", "x" * 1_000_000, tmp_path / "log", None, lambda _: None)
+
+    def test_an_error_of_the_listener_kills_the_child(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        slow = """import time; pipe.write('{"log": %d}\\n' % os.getpid()); pipe.flush(); time.sleep(60)"""
+        monkeypatch.setattr(training_process, "BOOT", SPEAK + slow)
+        seen: list[Any] = []
+
+        def stop(process: Any) -> None:
+            seen.append(process)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_child("train", "", tmp_path / "log", None, stop)
+        assert not is_alive(seen[0])
+
+
+class TestDieWithParent:
+    def test_a_killed_parent_takes_its_child_along(self) -> None:
+        child = (
+            "import os, time; from models.training_process import die_with_parent; "
+            "die_with_parent(int(os.environ['PARENT'])); print(os.getpid(), flush=True); time.sleep(60)"
+        )
+        parent = subprocess.Popen(
+            [sys.executable, "-c", "import os, subprocess, sys; os.environ['PARENT'] = str(os.getpid()); "
+             "subprocess.run([sys.executable, '-c', sys.argv[1]], start_new_session=True)", child],
+            stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+        assert parent.stdout is not None
+        with parent.stdout as lines:
+            process = int(lines.readline())
+            assert is_alive(process)
+            parent.kill()
+            parent.wait()
+        deadline = time.monotonic() + 5
+        while is_alive(process):
+            assert time.monotonic() < deadline, "it outlived its parent"
+            time.sleep(0.02)
+
+    def test_a_parent_that_is_gone_already_ends_it(self) -> None:
+        code = "from models.training_process import die_with_parent; die_with_parent(1 << 22); print('still here')"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_the_environment_is_quiet_offline_and_one_gpu_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    found = environment(threads=1)
+    assert found["CUDA_VISIBLE_DEVICES"] == "2"
+    assert "ACCELERATE_MIXED_PRECISION" not in found
+    assert (found["HF_HUB_OFFLINE"], found["OMP_NUM_THREADS"]) == ("1", "1")
+    assert found["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)

@@ -1,0 +1,133 @@
+"""The engine of our own decoding loop against transformers' ``generate``, and what batching must not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from models.engines.base import Engine, ModelRef, Request, load_engine
+from models.engines.decoding import draw
+from models.engines.loading import choose_dtype
+from models.engines.transformers_engine import TransformersEngine
+from models.formats import FORMATS, render_prompt
+from store.types import InputError, Message, Sampling
+
+WARM = Sampling(temperature=0.8, top_p=0.9, top_k=30, repetition_penalty=1.05)
+TEXTS = ("Hi.", "Name three rivers of Germany and say where they end.", "What is 2 + 2?", "Who wrote Faust? " * 6)
+
+
+def requests(tokenizer: Any, tokens: int = 12) -> list[Request]:
+    prompts = [render_prompt(tokenizer, [Message(role="user", content=text)], FORMATS["plain"]) for text in TEXTS]
+    return [Request(f"r{i}", tuple(prompt), tokens + i, 100 + i) for i, prompt in enumerate(prompts)]
+
+
+def outputs(engine: Engine, rows: list[Request], sampling: Sampling) -> dict[str, tuple[int, ...]]:
+    return {c.id: c.token_ids for c in engine.generate(rows, sampling, engine.eos_token_ids)}
+
+
+@pytest.mark.real
+class TestRealModel:
+    def test_greedy_equals_generate_of_transformers(self, engine: Engine, embedded: Path) -> None:
+        model = AutoModelForCausalLM.from_pretrained(str(embedded), dtype=torch.float32).eval()
+        ours = outputs(engine, requests(engine.tokenizer), Sampling())
+        for request in requests(engine.tokenizer):
+            ids = torch.tensor([request.token_ids])
+            with torch.inference_mode():
+                theirs = model.generate(
+                    ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=request.max_tokens
+                )
+            expected = [t for t in theirs[0, ids.shape[1] :].tolist() if t != engine.tokenizer.eos_token_id]
+            assert list(ours[request.id]) == expected
+
+    @pytest.mark.parametrize("sampling", [Sampling(), WARM, Sampling(temperature=1.0, top_p=0.95)])
+    def test_a_row_does_not_depend_on_its_batch(self, engine: Engine, sampling: Sampling) -> None:
+        rows = requests(engine.tokenizer, 8)
+        together = outputs(engine, rows, sampling)
+        backwards = outputs(engine, rows[::-1], sampling)
+        alone = {id_: ids for row in rows for id_, ids in outputs(engine, [row], sampling).items()}
+        assert together == backwards == alone
+
+    def test_samples_of_one_prompt_differ_and_share_its_computation(self, engine: Engine) -> None:
+        prompt = requests(engine.tokenizer)[1].token_ids
+        done = list(engine.generate([Request(str(i), prompt, 8, i) for i in range(4)], WARM, frozenset()))
+        assert len({c.token_ids for c in done}) > 1
+        assert sorted(c.cached_tokens for c in done) == [0, *[len(prompt)] * 3]
+
+    def test_the_stop_token_is_named_and_left_out(self, engine: Engine) -> None:
+        row = requests(engine.tokenizer)[0]
+        first = outputs(engine, [row], Sampling())["r0"]
+        stop = first[3]
+        (done,) = engine.generate([row], Sampling(), frozenset({stop}))
+        before = first.index(stop)
+        assert (done.token_ids, done.stop_token, done.finish) == (first[:before], stop, "stop")
+        assert done.generated == before + 1
+        (cut,) = engine.generate([row._replace(max_tokens=2)], Sampling(), frozenset({stop}))
+        assert (cut.token_ids, cut.stop_token, cut.finish) == (first[:2], None, "length")
+
+    def test_too_long_a_request_is_refused(self, engine: Engine) -> None:
+        with pytest.raises(InputError, match="8192"):
+            list(engine.generate([Request("long", (1,) * 8000, 500, 0)], Sampling(), frozenset()))
+
+    def test_out_of_memory_halves_the_batch(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert isinstance(engine, TransformersEngine)
+        forward, sizes = engine._model.forward, []
+
+        def narrow(*args: Any, **kwargs: Any) -> Any:
+            sizes.append(len(kwargs["input_ids"]))
+            if sizes[-1] > 1:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(engine._model, "forward", narrow)
+        rows = requests(engine.tokenizer, 2)
+        assert set(outputs(engine, rows, Sampling())) == {row.id for row in rows}
+        assert sizes[:3] == [4, 2, 1]
+
+    def test_an_adapter_is_merged(self, embedded: Path, tmp_path: Path, engine: Engine) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        base = AutoModelForCausalLM.from_pretrained(str(embedded), dtype=torch.float32)
+        adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
+        adapted.save_pretrained(str(tmp_path))
+        loaded = load_engine(ModelRef("adapted", embedded, tmp_path), "transformers", "float32", None, None)
+        rows = requests(engine.tokenizer, 6)[:1]
+        assert outputs(loaded, rows, Sampling()) != outputs(engine, rows, Sampling())
+
+
+class TestDraw:
+    def test_frequencies_follow_the_truncated_distribution(self) -> None:
+        logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -9.0]]).repeat(20_000, 1)
+        uniform = torch.from_numpy(np.random.default_rng(0).random(20_000, dtype=np.float32))
+        for sampling, kept in (
+            (Sampling(temperature=1.0), 5),
+            (Sampling(temperature=2.0, top_k=3), 3),
+            (Sampling(temperature=1.0, top_p=0.8), 2),
+            (Sampling(temperature=1.0, top_k=3, top_p=0.8), 2),
+        ):
+            tokens = draw(logits, sampling, uniform)
+            expected = (logits[0] / sampling.temperature)[:kept].softmax(-1)
+            found = torch.bincount(tokens, minlength=5).float() / len(tokens)
+            assert torch.allclose(found[:kept], expected, atol=0.01)
+            assert found[kept:].sum() < 0.001
+
+    def test_a_flat_nucleus_wider_than_the_first_look_is_whole(self) -> None:
+        uniform = torch.linspace(0, 0.999, 1000)
+        tokens = draw(torch.zeros(1000, 1000), Sampling(temperature=1.0, top_p=0.9), uniform)
+        assert len(tokens.unique()) == pytest.approx(900, abs=2)
+
+    def test_the_largest_number_still_gives_a_possible_token(self) -> None:
+        logits = torch.tensor([[5.0, 4.0, -1e9, -1e9]])
+        assert draw(logits, Sampling(temperature=1.0), torch.tensor([1.0 - 2**-24])).item() == 1
+
+
+def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": False})
+    assert choose_dtype("auto", "cpu") is torch.float32
+    assert choose_dtype("bfloat16", "cpu") is torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert choose_dtype("auto", "cpu") is torch.bfloat16
