@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from models.prompts import question_prompt, teacher_prompt
-from models.registry import load_registry, model_key
-
 from flows.parameters import STARTER, Distill, Distillation, Evaluate, Evaluation, Finetune, QuestionSet, Retrieve
 from kg.starter import snapshot as starter_snapshot
 from models.embedded import default_cache
 from models.formats import format_named
+from models.prompts import question_prompt, teacher_prompt
+from models.registry import load_registry, model_key
 from store.home import Home
 from store.types import InputError, Question, Recipe, Setting, digest
 from tasks.keys import (
@@ -150,7 +149,7 @@ class Orders:
         for question in self.train_questions:
             graph = self.graphs[question_key(question)] if recipe is Recipe.FS1 else None
             if recipe is Recipe.RT or graph:
-                asked.append(Asked(question, teacher_prompt(question, recipe, graph)))
+                asked.append(Asked(question, teacher_prompt(question, recipe, graph, examples=chosen.distill.examples)))
         if not asked:
             raise InputError(
                 "no training question has a path: nothing can be asked in recipe fs1; mend train or retrieve"

@@ -96,6 +96,10 @@ class Distillation(Frozen):
 
     teachers: Annotated[tuple[Alias, ...], Field(min_length=1), AfterValidator(_unique)] = ("smollm2-135m",)
     recipes: Annotated[tuple[Recipe, ...], Field(min_length=1), AfterValidator(_unique)] = (Recipe.RT, Recipe.FS1)
+    examples: bool = Field(
+        default=False,
+        description="Show teachers two made-up examples: small ones use the box only so; reasoning models need none",
+    )
     samples: int = Field(default=1, ge=1)
     sampling: Sampling = Sampling(temperature=0.6, top_p=0.95)
     max_thinking_tokens: int = Field(default=1024, ge=1)

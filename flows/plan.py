@@ -10,11 +10,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from models.embedded import default_cache
-from models.registry import model_key
-
 from flows.orders import Orders, RunOrder, Waiting
 from flows.parameters import Study
+from models.embedded import default_cache
+from models.registry import model_key
 from store.connection import Store
 from store.home import Home
 from store.types import InputError, Setting

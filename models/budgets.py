@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any, Literal, NamedTuple
@@ -26,6 +27,8 @@ from store.types import Frozen, InputError, Message, Sampling
 log = logging.getLogger(__name__)
 
 Ended = Literal["marker", "eos", "length"]
+
+_FILLED_BOX = re.compile(r"\\boxed\s*\{\s*[^}\s]")
 
 
 class LadderPlan(Frozen):
@@ -124,6 +127,11 @@ class _Slice(NamedTuple):
     cut: bool
     forced: bool
     request: Request | None
+
+
+def boxed(text: str) -> bool:
+    """Whether the text holds a box with something in it."""
+    return _FILLED_BOX.search(text) is not None
 
 
 def answer_seed(seed: int, prefix: int) -> int:
@@ -229,7 +237,8 @@ class _Ladder:
     ) -> _Slice:  # fmt: skip
         ids = self._ids
         closed = thought.ended == "marker" and not cut
-        complete = ids.format.self_contained and thought.ended == "eos" and not cut
+        # A plain response that ended without a box is asked for its final answer in a second stage (Kojima et al. 2022).
+        complete = ids.format.self_contained and thought.ended == "eos" and not cut and boxed(thought.text)
         if complete or self._room(prompt) < 1:
             return _Slice(budgets, length, cut, False, None)
         tail = ids.close_after_marker if closed else ids.close + ids.forced

@@ -19,7 +19,8 @@ class Format:
     """A layout. ``marker`` is the token by which the model itself ends its thinking; it occurs in ``think_close``.
 
     ``stop_tokens`` end a generation, in either phase, beside the model's own end-of-turn tokens. ``forced_answer`` is
-    appended when thinking did not end by itself. ``self_contained``: an ended response holds its answer already.
+    appended when thinking did not end by itself. ``self_contained``: a response that ended with its answer in a box needs no
+    answer after it.
     """
 
     name: str

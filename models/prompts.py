@@ -7,14 +7,37 @@ stand for them in a cache key. Follows the study (arXiv 2505.11140) in what is s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from store.types import InputError, Message, Prompt, Question, Recipe, Setting
 
 BOXED = "Put your final answer in \\boxed{}."
 STEP_BY_STEP = "Think step by step before you answer."
 GRAPH = (
-    "The lines below are facts from a knowledge graph, one `subject, relation, object` a line. Use them as inspiration "
-    "for your reasoning; they may be incomplete, and they are not the only possible source of the answer."
+    "Use the facts below as inspiration; they are not the only possible source of the answer. "
+    "One `subject, relation, object` a line:"
+)
+
+
+class Example(NamedTuple):
+    """A made-up question with its facts and an answer that shows the form; nothing of it is in any knowledge graph."""
+
+    question: str
+    graph: str
+    answer: str
+
+
+EXAMPLES = (
+    Example(
+        "Who painted the Harbour of Orm?",
+        "Harbour of Orm, creator, Lena Voss",
+        "The Harbour of Orm was painted by Lena Voss.\n\nFinal answer: \\boxed{Lena Voss}",
+    ),
+    Example(
+        "Which metal did the inventor of the Zeta lamp sell?",
+        "Zeta lamp, discoverer or inventor, Ada Brook\nAda Brook, product sold, tungsten",
+        "The Zeta lamp was invented by Ada Brook, and Ada Brook sold tungsten.\n\nFinal answer: \\boxed{tungsten}",
+    ),
 )
 JUDGE = (
     "You compare a predicted answer with gold answers. Reply 1 if the prediction states one of the gold answers, or "
@@ -29,19 +52,31 @@ def question_prompt(question: Question, setting: Setting) -> Prompt:
     return _user(question, " ".join([question.text, *extra, BOXED]))
 
 
-def teacher_prompt(question: Question, recipe: Recipe, graph: str | None) -> Prompt:
+def teacher_prompt(question: Question, recipe: Recipe, graph: str | None, *, examples: bool = True) -> Prompt:
     """What a teacher is asked for a training trace. ``graph`` is the linearised paths, one triple a line.
 
-    ``rt`` is the plain question, whatever the graph.
+    ``rt`` is the plain question, whatever the graph. ``examples`` puts two made-up questions with their answers before
+    it, as earlier turns of the chat: a small teacher uses the box only if it has seen it used. SmolLM2-135M at
+    temperature 0.4, one sample of 14 easy questions with facts: 14 boxes, 10 of them right (without facts 4); with three
+    wordings and no examples, no right box. Reasoning models, the study's teachers, are asked without examples.
 
     Raises:
         InputError: recipe ``fs1`` without a graph.
     """
-    if recipe is Recipe.RT:
-        return question_prompt(question, Setting.INSTRUCT)
-    if graph is None or not graph.strip():
+    facts = recipe is Recipe.FS1
+    if facts and (graph is None or not graph.strip()):
         raise InputError(f"question {question.id}: the recipe fs1 needs the question's paths, and it has none")
-    return _user(question, f"{GRAPH}\n\n{graph.strip()}\n\n{question.text} {BOXED}")
+    turns: list[Message] = []
+    for example in EXAMPLES if examples else ():
+        turns.append(Message(role="user", content=_teacher_text(example.question, example.graph if facts else None)))
+        turns.append(Message(role="assistant", content=example.answer))
+    turns.append(Message(role="user", content=_teacher_text(question.text, graph if facts else None)))
+    return Prompt(question_id=question.id, messages=tuple(turns))
+
+
+def _teacher_text(question: str, graph: str | None) -> str:
+    facts = "" if graph is None else f"{GRAPH}\n{graph.strip()}\n\n"
+    return f"{facts}{question} {BOXED}"
 
 
 def judge_prompt(gold: Sequence[str], prediction: str) -> tuple[Message, ...]:

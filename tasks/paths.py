@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kg.linearise import linearise
-from kg.neighbourhoods import Direction, Expansion, Graph, expand, labels
-from kg.ranking import RANKING_VERSION, rank, top
-from kg.search import SEARCH_VERSION, frontier, joint_paths, literal_paths, search
 from prefect import task
 
 from eval.matching import match
 from kg.endpoint import Endpoint
+from kg.linearise import linearise
+from kg.neighbourhoods import Direction, Expansion, Graph, expand, labels
+from kg.ranking import RANKING_VERSION, rank, top
+from kg.search import SEARCH_VERSION, frontier, joint_paths, literal_paths, search
 from kg.server import local_endpoint
 from kg.starter import write_ntriples
 from store.connection import Store

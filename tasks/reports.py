@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kg.drawing import path_svg
 from prefect import task
 
 from eval.report import REPORT_VERSION, ReportData, render_report
 from eval.summary import Summary, summarise
+from kg.drawing import path_svg
 from store import queries
 from store.connection import Store
 from store.home import Home

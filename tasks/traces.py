@@ -224,6 +224,7 @@ def _add_traces(
                 "thinking_chars": answer.thinking_chars,
                 "cut": answer.cut,
                 "forced": answer.forced,
+                "shared": answer.shared,
                 "finish": answer.finish,
                 "answer_tokens": answer.answer_tokens,
                 "prompt_tokens": answer.prompt_tokens,
@@ -238,7 +239,7 @@ def _add_traces(
                 "answer_text": answer.answer_text,
             }
         )
-        tokens += answer.answer_tokens
+        tokens += 0 if answer.shared else answer.answer_tokens
     return tokens
 
 
@@ -253,7 +254,7 @@ def _totals(store: Store, rows: dict[str, Wanted]) -> dict[str, int]:
     answers = store.query_for(
         [trace for row in rows.values() for trace in row.traces.values()],
         f"SELECT coalesce(sum(answer_tokens), 0)::BIGINT AS made, {sums} FROM traces "  # noqa: S608
-        "SEMI JOIN wanted_ids ON wanted = trace_id",
+        "SEMI JOIN wanted_ids ON wanted = trace_id WHERE NOT shared",
     )[0]
     return {
         "generated_tokens": thoughts["made"] + answers["made"],

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from models.prompts import question_prompt
 from prefect import task
 
+from models.prompts import question_prompt
 from models.training_text import Example, training_set_hash
 from store.connection import Store
 from store.home import Home

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from models.registry import ModelEntry, fetch
-
 from models.embedded import default_cache
 from models.engines.base import ModelRef
 from models.finetune import load_manifest
+from models.registry import ModelEntry, fetch
 from store.home import Home
 from store.types import Frozen, InputError
 

@@ -234,6 +234,7 @@ def _trace(
         finish="stop",
         answer_tokens=8,
         self_contained=False,
+        shared=False,
     )
     how = rng.choices(("boxed", "block", "refused", "none"), (6, 2, 1, 1))[0]
     city = CITIES[question % len(CITIES)]
@@ -342,6 +343,7 @@ def _recipe(tables: dict[str, list[dict[str, Any]]], recipe: str) -> None:
             finish="stop",
             answer_tokens=5,
             self_contained=False,
+            shared=False,
         )
         _add(tables, "trace_texts", trace_id=key, answer_ids=[1], answer_text="\\boxed{Paris}")
         _add(

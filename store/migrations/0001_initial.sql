@@ -60,6 +60,7 @@ CREATE TABLE traces (           -- one row a thought and budget: the prefix of t
     sample INTEGER NOT NULL, budget INTEGER, -- NULL: no budget
     thinking_tokens INTEGER NOT NULL, thinking_chars INTEGER NOT NULL, cut BOOLEAN NOT NULL, forced BOOLEAN NOT NULL,
     finish VARCHAR NOT NULL, answer_tokens INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+    shared BOOLEAN NOT NULL, -- the same prefix was answered for a smaller budget: these answer tokens were generated once
     self_contained BOOLEAN NOT NULL
 );
 CREATE TABLE trace_texts (trace_id VARCHAR PRIMARY KEY, answer_ids INTEGER[] NOT NULL, answer_text VARCHAR NOT NULL);

@@ -120,14 +120,17 @@ class TestRealModel:
 
 
 class TestSemantics:
-    def test_a_plain_response_that_ended_is_its_own_answer(self, tokenizer: Any) -> None:
-        engine = Scripted(tokenizer, [504, 3575], tokenizer.eos_token_id)
-        plan = LadderPlan(budgets=(2, 3, None), max_thinking_tokens=16)
-        two, three, unlimited = ladder(engine, [job(0, (2, 3, None))], plan)[0].answers
-        assert (two.cut, two.forced) == (True, True)
-        assert two.answer_text.startswith("\n\nFinal answer: \\boxed{")
-        assert (three.cut, three.forced, three.answer_tokens) == (False, False, 0)
-        assert three.answer_text == unlimited.answer_text == decode(tokenizer, [504, 3575])
+    def test_a_plain_response_that_ended_with_its_answer_needs_no_other(self, tokenizer: Any) -> None:
+        text = "It is \\boxed{Paris}."
+        script = tokenizer(text, add_special_tokens=False)["input_ids"]
+        engine, n = Scripted(tokenizer, script, tokenizer.eos_token_id), len(script)
+        plan = LadderPlan(budgets=(n, n + 1, None), max_thinking_tokens=64)
+        just, over, unlimited = ladder(engine, [job(0, (n, n + 1, None))], plan)[0].answers
+        # The end itself is a token: a budget of exactly the text's tokens does not see it.
+        assert (just.cut, just.forced) == (True, True)
+        assert just.answer_text.startswith("\n\nFinal answer: \\boxed{")
+        assert (over.cut, over.forced, over.answer_tokens) == (False, False, 0)
+        assert over.answer_text == unlimited.answer_text == text
         assert [len(call) for call in engine.calls] == [1, 1]
 
     def test_a_thought_that_closes_itself_is_answered_unforced(self, tokenizer: Any) -> None:
@@ -193,10 +196,10 @@ class TestSemantics:
         assert engine.calls == []
 
     def test_chunks_stream(self, tokenizer: Any) -> None:
-        engine = Scripted(tokenizer, [504], tokenizer.eos_token_id)
-        stream = run_ladder(engine, (job(i, (None,)) for i in range(5)), LadderPlan(max_thinking_tokens=8), PLAIN, 2)
+        engine = Scripted(tokenizer, [504], bind(BLOCKS, tokenizer).marker)
+        stream = run_ladder(engine, (job(i, (None,)) for i in range(5)), LadderPlan(max_thinking_tokens=8), BLOCKS, 2)
         next(stream)
-        assert [len(call) for call in engine.calls] == [2]
+        assert [len(call) for call in engine.calls] == [2, 2]
 
 
 class TestFormats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.prompts import judge_prompt, question_prompt, teacher_prompt
+from models.prompts import EXAMPLES, judge_prompt, question_prompt, teacher_prompt
 from store.types import Answer, InputError, Question, Recipe, Setting
 
 QUESTION = Question(
@@ -31,6 +31,19 @@ class TestTeacher:
     def test_rt_never_sees_the_graph(self) -> None:
         assert teacher_prompt(QUESTION, Recipe.RT, GRAPH) == teacher_prompt(QUESTION, Recipe.RT, None)
         assert GRAPH not in teacher_prompt(QUESTION, Recipe.RT, GRAPH).messages[-1].content
+
+    def test_rt_without_examples_is_the_question_prompt(self) -> None:
+        alone = teacher_prompt(QUESTION, Recipe.RT, None, examples=False)
+        assert alone == question_prompt(QUESTION, Setting.INSTRUCT)
+        assert teacher_prompt(QUESTION, Recipe.RT, None).messages[-1:] == alone.messages
+
+    def test_the_examples_come_first_and_have_facts_only_with_fs1(self) -> None:
+        for recipe in Recipe:
+            *turns, asked = teacher_prompt(QUESTION, recipe, GRAPH).messages
+            assert [turn.role for turn in turns] == ["user", "assistant"] * len(EXAMPLES)
+            assert QUESTION.text in asked.content
+            for example, user in zip(EXAMPLES, turns[::2], strict=True):
+                assert (example.graph in user.content) == (recipe is Recipe.FS1)
 
     def test_fs1_shows_the_graph_and_the_question(self) -> None:
         content = teacher_prompt(QUESTION, Recipe.FS1, GRAPH).messages[-1].content
