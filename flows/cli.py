@@ -34,7 +34,8 @@ study_app = typer.Typer(no_args_is_help=True, help="Run a study, or see what run
 db_app = typer.Typer(no_args_is_help=True, help="Look into the results database.")
 app.add_typer(study_app, name="study")
 app.add_typer(db_app, name="db")
-console = Console()
+# A log file has no width of its own, and folded tables cannot be read there.
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 errors = Console(stderr=True)
 
 StudyFile = Annotated[

@@ -234,16 +234,17 @@ class Orders:
 
     def judge(self, runs: Sequence[RunOrder]) -> JudgeOrder | None:
         """The one order for the model judge over all runs, so that a large judge is loaded once; None without a judge."""
-        alias = _as(self.parameters, Evaluate).evaluate.judge
+        chosen = _as(self.parameters, Evaluate).evaluate
+        alias, examples = chosen.judge, chosen.judge_examples
         if alias is None:
             return None
         entry = self.registry.entry(alias)
         model = ModelChoice(entry=entry, format=entry.format)
         readings = tuple(run.predictions for run in runs)
         spec = JudgeSpec(
-            judge=judge_name(model, model_key(entry, default_cache())), predictions=tuple(r.key for r in readings)
+            judge=judge_name(model, model_key(entry, default_cache()), examples), predictions=tuple(r.key for r in readings)
         )
-        return JudgeOrder(name=f"verdicts {alias}", spec=spec, model=model, predictions=readings, run=self._run())
+        return JudgeOrder(name=f"verdicts {alias}", spec=spec, model=model, predictions=readings, examples=examples, run=self._run())
 
     def _traces_spec(
         self, model: ModelChoice, asked: Sequence[Asked], budgets: tuple[int, ...], longest: int, section: Section

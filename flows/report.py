@@ -6,7 +6,6 @@ Run alone: ``factscale report deployments/studies/demo.yaml``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 
@@ -39,23 +38,22 @@ def draw_report(parameters: Study, home: Home) -> Path:
     return draw_page(report_order(parameters, home), home)
 
 
-def result_table(parameters: Study, home: Home) -> list[dict[str, Any]]:
-    """The result table as a terminal shows it: shares as percentages, what a reader needs first."""
+def result_table(parameters: Study, home: Home) -> list[dict[str, str]]:
+    """The result table as a terminal shows it: shares in percent; what is the same in every row is left out."""
     rows = table_rows(summary_of(home.store, report_order(parameters, home).study_key))
+    names = [name for name in ("model", "dataset") if len({row[name] for row in rows}) > 1]
     return [
-        {
-            "model": row["model"],
+        {name: str(row[name]) for name in names}
+        | {
             "setting": row["setting"],
-            "dataset": row["dataset"],
-            "budget": row["budget"],
-            "n": row["n"],
-            "accuracy": _percent(row["accuracy"]),
-            "95% interval": f"{_percent(row['low'])} to {_percent(row['high'])}",
+            "budget": str(row["budget"]),
+            "n": str(row["n"]),
+            "accuracy % [95%]": f"{_percent(row['accuracy'])} [{_percent(row['low'])}, {_percent(row['high'])}]",
             f"pass@{row['pass_k']}": _percent(row["pass_at_k"]),
             "majority": _percent(row["majority"]),
-            "cut": row["cut"],
-            "unparsed": row["unparsed"],
-            "missing": row["missing"],
+            "cut": str(row["cut"]),
+            "no answer": str(row["unparsed"] + row["refused"]),
+            "missing": str(row["missing"]),
         }
         for row in rows
     ]
@@ -81,4 +79,4 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}%"
+    return "-" if value is None else f"{100 * value:.1f}"

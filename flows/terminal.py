@@ -63,11 +63,14 @@ def _print_results(study: Study, home: Home, console: Console) -> None:
     from flows.report import result_table
 
     rows = result_table(study, home)
-    table = Table(title="Results", title_justify="left", header_style="bold")
+    title = f"Results of {study.name} (accuracy: mean over questions of the share of right samples)"
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0)
+    )
     for name in rows[0] if rows else ():
-        table.add_column(name, justify="left" if name in ("model", "setting", "dataset") else "right")
+        table.add_column(name, justify="left" if name in ("model", "setting", "dataset") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(value.replace("[", "\\[") for value in row.values()))
     console.print(table)
 
 

@@ -247,6 +247,7 @@ class _Ladder:
             token_ids=(*prompt, *thought.token_ids[:length], *tail),
             max_tokens=self._plan.max_answer_tokens,
             seed=answer_seed(job.seed, length),
+            stem=len(prompt),
         )
         return _Slice(budgets, length, cut, not closed, request)
 

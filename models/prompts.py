@@ -39,6 +39,22 @@ EXAMPLES = (
         "The Zeta lamp was invented by Ada Brook, and Ada Brook sold tungsten.\n\nFinal answer: \\boxed{tungsten}",
     ),
 )
+
+
+class Judged(NamedTuple):
+    """A made-up case for a small judge."""
+
+    gold: str
+    prediction: str
+    digit: str
+
+
+JUDGED = (
+    Judged("Lena Voss", "the painter Lena Voss", "1"),
+    Judged("tungsten", "copper", "0"),
+    Judged("4 May 1731", "it was 1732", "0"),
+    Judged("Orm", "Orm", "1"),
+)
 JUDGE = (
     "You compare a predicted answer with gold answers. Reply 1 if the prediction states one of the gold answers, or "
     "names the same thing in other words; reply 0 if it does not. Reply with the single digit and nothing else."
@@ -79,19 +95,28 @@ def _teacher_text(question: str, graph: str | None) -> str:
     return f"{facts}{question} {BOXED}"
 
 
-def judge_prompt(gold: Sequence[str], prediction: str) -> tuple[Message, ...]:
+def judge_prompt(gold: Sequence[str], prediction: str, *, examples: bool = False) -> tuple[Message, ...]:
     """Ask whether ``prediction`` gives one of the ``gold`` answers; the reply is 1 or 0.
 
     The question is not shown: a verdict is then one of (judge, gold answers, prediction) and is asked for once.
+    ``examples`` puts made-up cases before it, for a judge so small that it would not reply with a digit otherwise.
 
     Raises:
         InputError: there is no gold answer.
     """
     if not gold:
         raise InputError(f"no gold answer to judge the prediction {prediction!r} by")
-    shown = "\n".join(f"- {answer}" for answer in gold)
-    content = f"{JUDGE}\n\nGold answers:\n{shown}\nPrediction: {prediction}\n\nDigit:"
-    return (Message(role="user", content=content),)
+    if not examples:
+        return (Message(role="user", content=f"{JUDGE}\n\n{_case(gold, prediction)}"),)
+    turns: list[Message] = []
+    for known in JUDGED:
+        turns.append(Message(role="user", content=_case((known.gold,), known.prediction)))
+        turns.append(Message(role="assistant", content=known.digit))
+    return (*turns, Message(role="user", content=_case(gold, prediction)))
+
+
+def _case(gold: Sequence[str], prediction: str) -> str:
+    return f"Gold answers: {'; '.join(gold)}\nPrediction: {prediction}\nDigit:"
 
 
 def _user(question: Question, content: str) -> Prompt:

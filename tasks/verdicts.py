@@ -56,6 +56,7 @@ class JudgeOrder(Frozen):
     spec: JudgeSpec
     model: ModelChoice
     predictions: tuple[PredictionsOrder, ...]
+    examples: bool
     run: Run
 
     @property
@@ -64,9 +65,9 @@ class JudgeOrder(Frozen):
         return self.spec.key
 
 
-def judge_name(model: ModelChoice, model_key: str) -> str:
+def judge_name(model: ModelChoice, model_key: str, examples: bool) -> str:
     """The judge as verdicts are keyed by: alias, weights and the wording of its prompt."""
-    wording = [m.model_dump() for m in judge_prompt(("gold",), "prediction")]
+    wording = [m.model_dump() for m in judge_prompt(("gold",), "prediction", examples=examples)]
     return f"{model.name}@{digest([model_key, model.format, wording], 12)}"
 
 
@@ -136,21 +137,21 @@ def land_verdicts(order: JudgeOrder, home: Home) -> dict[str, int]:
             ) as session:
                 for start in range(0, len(missing), order.run.chunk):
                     chunk = missing[start : start + order.run.chunk]
-                    store.land({"verdicts": _ask(session, order.spec.judge, chunk)})
+                    store.land({"verdicts": _ask(session, order, chunk)})
                     meter.advance(len(chunk))
     store.land({}, clock.unit("verdicts", order, order.spec, rows=len(pairs)))
     return {"calls": len(missing)}
 
 
-def _ask(session: ModelSession, judge: str, pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    prompts = [judge_prompt(_gold_forms(pair["answers"]), pair["prediction"]) for pair in pairs]
+def _ask(session: ModelSession, order: JudgeOrder, pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    prompts = [judge_prompt(_gold_forms(pair["answers"]), pair["prediction"], examples=order.examples) for pair in pairs]
     replies = session.generate_text(prompts, Sampling(), max_tokens=_JUDGE_TOKENS, seeds=[0] * len(prompts))
     rows = []
     for pair, reply in zip(pairs, replies, strict=True):
         verdict = parse_verdict(reply)
         rows.append(
             {
-                "judge": judge,
+                "judge": order.spec.judge,
                 "gold_key": pair["gold_key"],
                 "prediction_key": pair["prediction_key"],
                 "correct": verdict.correct,

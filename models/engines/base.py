@@ -35,12 +35,16 @@ class ModelRef:
 
 
 class Request(NamedTuple):
-    """One row to continue. ``max_tokens`` counts the stop token too. ``seed`` (below 2**63) is this row's own."""
+    """One row to continue. ``max_tokens`` counts the stop token too. ``seed`` (below 2**63) is this row's own.
+
+    ``stem`` is a hint: so many leading tokens are likely to begin other rows too. It changes the work, not the result.
+    """
 
     id: str
     token_ids: tuple[int, ...]
     max_tokens: int
     seed: int
+    stem: int = 0
 
 
 class Completion(NamedTuple):

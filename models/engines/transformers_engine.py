@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from store.types import InputError, RunError, Sampling
 log = logging.getLogger(__name__)
 
 DEFAULT_ROWS = {"cpu": 32, "cuda": 128}
+LEAST_SHARED = 16
+"""Tokens that rows must share for a stage of its own: below, one more pass costs more than it spares."""
+
 MEMORY_SHARE = 0.5
 """Of the free memory, what keys and values may take. The rest is for logits, attention and what else runs here."""
 
@@ -120,6 +124,39 @@ def _is_out_of_memory(error: Exception) -> bool:
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
+def _stages(requests: Sequence[Request]) -> list[list[int]]:
+    """Where each prompt is cut: at what all share, at its stem, at its end. Stages that would save little are left out.
+
+    Every later stage has at least one token of every row, since logits are taken where a prompt ends.
+    """
+    lengths = [len(r.token_ids) for r in requests]
+    stages = [lengths]
+    stems = [min(r.stem, len(r.token_ids) - 1) for r in requests]
+    distinct = {r.token_ids[:stem] for r, stem in zip(requests, stems, strict=True)}
+    if min(stems) >= LEAST_SHARED and 2 * len(distinct) <= len({r.token_ids for r in requests}):
+        stages.insert(0, stems)
+    first, last = min(r.token_ids for r in requests), max(r.token_ids for r in requests)
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    shared = min(common, min(stages[0]) - 1)
+    if shared >= LEAST_SHARED and first != last:
+        stages.insert(0, [shared] * len(requests))
+    return stages
+
+
+def _shared_tokens(requests: Sequence[Request]) -> list[int]:
+    """Prompt tokens of each row that an earlier row had computed, stage by stage."""
+    cached = [0] * len(requests)
+    before = [0] * len(requests)
+    for cuts in _stages(requests):
+        seen: set[tuple[int, ...]] = set()
+        for row, (request, cut) in enumerate(zip(requests, cuts, strict=True)):
+            ids = request.token_ids[:cut]
+            cached[row] += cut - before[row] if ids in seen else 0
+            seen.add(ids)
+        before = cuts
+    return cached
+
+
 class _Batch:
     """One batch on its way. Rows are padded on the left; which positions are real is known by length, not by a pad id
     (pad is a real token in many models)."""
@@ -132,7 +169,6 @@ class _Batch:
         self._requests = list(requests)
         self._stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device)
         self._output: list[list[int]] = [[] for _ in requests]
-        self._cached = [0] * len(requests)
         # numpy's stream does not depend on how many numbers are drawn at a time, nor on other rows.
         self._uniform = [
             np.random.default_rng(r.seed).random(r.max_tokens, dtype=np.float32) if sampling.temperature else None
@@ -141,33 +177,57 @@ class _Batch:
 
     @torch.inference_mode()
     def _prefill(self) -> torch.Tensor:
-        """Compute every distinct prompt once and spread it to its rows; logits (rows, vocabulary) of the next token."""
-        distinct = list(dict.fromkeys(r.token_ids for r in self._requests))
-        place = {ids: i for i, ids in enumerate(distinct)}
-        seen: set[tuple[int, ...]] = set()
-        for row, request in enumerate(self._requests):
-            self._cached[row] = len(request.token_ids) if request.token_ids in seen else 0
-            seen.add(request.token_ids)
-        longest = max(len(ids) for ids in distinct)
-        tokens = torch.zeros((len(distinct), longest), dtype=torch.long)
-        mask = torch.zeros((len(distinct), longest), dtype=torch.long)
-        for i, ids in enumerate(distinct):
-            tokens[i, longest - len(ids) :] = torch.tensor(ids)
-            mask[i, longest - len(ids) :] = 1
-        room = longest + max(r.max_tokens for r in self._requests)
+        """Compute every distinct prefix once and spread it to its rows; logits (rows, vocabulary) of the next token.
+
+        Prompts are computed in up to three stages: what all rows begin with, their stems, the rest. A stage continues
+        the cache of the one before it, so a few-shot prompt or a question asked at several budgets is read once.
+        """
+        prompts = [r.token_ids for r in self._requests]
+        room = max(map(len, prompts)) + max(r.max_tokens for r in self._requests)
         self._cache = GrowingCache.of(self._config, room)
-        tokens, mask = tokens.to(self._device), mask.to(self._device)
-        logits = self._forward(tokens, mask, (mask.cumsum(1) - 1).clamp(min=0))
-        rows = torch.tensor([place[r.token_ids] for r in self._requests], device=self._device)
-        if len(distinct) < len(self._requests):
-            self._cache.batch_select_indices(rows)
-        self._mask = mask[rows]
+        self._mask = torch.zeros((1, 0), dtype=torch.long, device=self._device)
+        known: list[tuple[int, ...]] = [()]
+        before: list[tuple[int, ...]] = [()] * len(prompts)
+        for cuts in _stages(self._requests):
+            ends = [ids[:cut] for ids, cut in zip(prompts, cuts, strict=True)]
+            parent = dict(zip(ends, before, strict=True))
+            place = {ids: i for i, ids in enumerate(known)}
+            parents = [place[begun] for begun in parent.values()]
+            logits = self._extend(parents, [ids[len(begun) :] for ids, begun in parent.items()])
+            known, before = list(parent), ends
+        place = {ids: i for i, ids in enumerate(known)}
+        rows = torch.tensor([place[ids] for ids in prompts], device=self._device)
+        self._select(rows, len(known))
         self._position = self._mask.sum(1)
+        self._cached = _shared_tokens(self._requests)
         if self._sampling.repetition_penalty != 1.0:
             self._seen = torch.zeros((len(rows), logits.shape[-1]), dtype=torch.bool, device=self._device)
-            for row, request in enumerate(self._requests):
-                self._seen[row, list(request.token_ids)] = True
+            for row, ids in enumerate(prompts):
+                self._seen[row, list(ids)] = True
         return logits[rows]
+
+    def _extend(self, parents: list[int], tails: list[tuple[int, ...]]) -> torch.Tensor:
+        """Go on from the cached rows ``parents`` with ``tails`` (none empty), padded on the left; logits of their ends."""
+        if self._mask.shape[1]:
+            self._select(torch.tensor(parents, device=self._device), self._mask.shape[0])
+        else:
+            self._mask = self._mask.expand(len(parents), 0)
+        width = max(map(len, tails))
+        tokens = torch.zeros((len(tails), width), dtype=torch.long)
+        real = torch.zeros((len(tails), width), dtype=torch.long)
+        for row, tail in enumerate(tails):
+            tokens[row, width - len(tail) :] = torch.tensor(tail)
+            real[row, width - len(tail) :] = 1
+        tokens, real = tokens.to(self._device), real.to(self._device)
+        before = self._mask.sum(1, keepdim=True)
+        self._mask = torch.cat([self._mask, real], dim=1)
+        return self._forward(tokens, self._mask, (before + real.cumsum(1) - 1).clamp(min=0))
+
+    def _select(self, rows: torch.Tensor, held: int) -> None:
+        """Make the cache and mask hold ``rows`` of the ``held`` ones; nothing is copied where that changes nothing."""
+        if len(rows) != held or not torch.equal(rows, torch.arange(held, device=self._device)):
+            self._cache.batch_select_indices(rows)
+            self._mask = self._mask[rows]
 
     def _forward(self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         done = self._model(

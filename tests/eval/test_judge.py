@@ -2,8 +2,8 @@
 
 import pytest
 
-from eval.judge import gold_key, parse_verdict, prediction_key
-from store.types import Verdict, digest
+from eval.judge import parse_verdict, prediction_key
+from store.types import Verdict
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,8 @@ from store.types import Verdict, digest
         ("1,000", None),
         ("Q1", None),
         ("1st", None),
-        ("2010 was wrong: 0", False),
+        ("2010 was wrong: 0", None),
+        ("12 February 1", None),
         ("O", None),
         ("one", None),
     ],
@@ -44,29 +45,7 @@ def test_parse_verdict(reply: str, correct: bool | None) -> None:
     assert parse_verdict(reply) == Verdict(correct=correct, rule="invalid" if correct is None else "judge")
 
 
-def test_gold_key_ignores_order_repeats_and_white_space_only() -> None:
-    key = gold_key(["New York", "NYC"])
-    assert len(key) == 32
-    assert gold_key("gfedcba") == digest({"gold": list("abcdefg")})  # the same in every process
-    assert gold_key(("NYC", " New \n York ", "NYC")) == key
-    others = [
-        ["New York"],
-        ["New York NYC"],
-        ["new york", "NYC"],
-        ["New York", "NYC", "Big Apple"],
-        ["New York.", "NYC"],
-    ]
-    assert len({key, *map(gold_key, others)}) == 1 + len(others)
-
-
 def test_prediction_key_ignores_white_space_only() -> None:
     assert prediction_key("New  York\n") == prediction_key("New York")
     texts = ["New York", "new york", "New York.", "NewYork", "Nèw York", ""]
     assert len({prediction_key(text) for text in texts}) == len(texts)
-    assert prediction_key("Paris") != gold_key(["Paris"])
-
-
-@pytest.mark.parametrize("gold", [[], [""], [" ", "\n"]])
-def test_gold_of_nothing_is_refused(gold: list[str]) -> None:
-    with pytest.raises(ValueError, match="gold answers: none given"):
-        gold_key(gold)

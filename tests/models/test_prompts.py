@@ -62,6 +62,12 @@ class TestJudge:
         for part in ("Paris", "City of Light", "it is Paris"):
             assert part in message.content
 
+    def test_made_up_cases_come_first_and_show_both_digits(self) -> None:
+        *turns, asked = judge_prompt(["Paris"], "it is Paris", examples=True)
+        assert [turn.role for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert {turn.content for turn in turns[1::2]} == {"0", "1"}
+        assert "it is Paris" in asked.content
+
     def test_no_gold_is_refused(self) -> None:
         with pytest.raises(InputError, match="gold"):
             judge_prompt([], "x")

@@ -1,0 +1,224 @@
+"""`kill -9` at random points, then the same command: nothing lost, nothing made twice, nothing changed.
+
+Real processes, the real model, a real SPARQL server and a real Prefect server. The kills are drawn from a seed that is
+printed; FACTSCALE_KILL_SEED repeats one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from store.connection import Store
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+
+CHUNK, THINK, ANSWER = 2, 12, 6
+BUDGETS = [4, 12]
+GREEDY = {
+    "name": "kill",
+    "seed": 3,
+    "train": {"split": "train", "limit": 6},
+    "retrieve": {"top_paths": 2, "max_triples": 3},
+    "generation": {"engine": "transformers", "dtype": "float32", "chunk": CHUNK, "batch_size": CHUNK},
+    "distill": {
+        "recipes": ["fs1"],
+        "examples": True,
+        "sampling": {"temperature": 0},
+        "max_thinking_tokens": 40,
+        "max_answer_tokens": ANSWER,
+        "max_length": 256,
+        "held_out": 0,
+    },
+    "finetune": {"hyperparameters": {"max_steps": 2, "warmup_ratio": 0, "precision": "fp32"}},
+    "evaluate": {
+        "settings": ["instruct", "fs1"],
+        "datasets": [{"split": "test", "limit": 4}],
+        "budgets": BUDGETS,
+        "max_answer_tokens": ANSWER,
+        "sampling": {"temperature": 0},
+    },
+}
+# Columns that say when or where a row was made, and so differ between two runs of the same study.
+ROWS = {
+    "thoughts": "*",
+    "thought_texts": "*",
+    "traces": "*",
+    "trace_texts": "*",
+    "predictions": "*",
+    "verdicts": "*",
+    "retrievals": "*",
+    "paths": "*",
+    "edges": "*",
+    "expansions": "*",
+    "labels": "*",
+    "training_sets": "*",
+    "training_rows": "*",
+    "students": "student_key, name, base, recipe, training_set, weights_hash",
+    "units": "unit_key, kind, name, spec, row_count, prompt_tokens, cached_tokens, generated_tokens",
+    "study_runs": "*",
+}
+
+
+def content(home: Path) -> dict[str, set[str]]:
+    """Every row of every table, as text."""
+    store = Store(home / "factscale.duckdb", lock_timeout=20)
+    if not store.path.exists():
+        return {table: set() for table in ROWS}
+    return {
+        table: {json.dumps(row, default=str, sort_keys=True) for row in store.query(f"SELECT {columns} FROM {table}")}  # noqa: S608
+        for table, columns in ROWS.items()
+    }
+
+
+def generated(home: Path) -> tuple[int, int]:
+    """Tokens of the batches that ended, and a bound on those of batches that a kill cut."""
+    log = home / "logs" / "generation.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    ended = sum(line.get("tokens", 0) for line in lines)
+    cut = 0
+    for line, following in zip(lines, [*lines[1:], {}], strict=True):
+        if "ids" in line and "tokens" not in following:
+            cut += len(line["ids"]) * line["max_tokens"]
+    return ended, cut
+
+
+def environment(home: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "FACTSCALE_HOME"))}
+    return {**kept, "FACTSCALE_HOME": str(home), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def run(command: list[str], home: Path, kill_after: float | None) -> int:
+    """Run to the end (its exit code), or until a kill -9 after so many seconds (-9)."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "output.txt").open("ab") as output:
+        process = subprocess.Popen(
+            command, env=environment(home), stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            return process.wait(timeout=kill_after)
+        except subprocess.TimeoutExpired:
+            # Only the flow's own process: its children must go with it by themselves.
+            process.send_signal(signal.SIGKILL)
+            return process.wait()
+
+
+def survivors(home: Path) -> list[str]:
+    """Processes that still work for this home, a moment after its command was killed."""
+    found: list[str] = []
+    for _ in range(50):
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if f"FACTSCALE_HOME={home}".encode() in variables and state not in "ZX":
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        if not found:
+            return []
+        time.sleep(0.1)
+    return found
+
+
+def until_done(command: list[str], home: Path, whole: float, kills: int, dice: random.Random) -> int:
+    """Start again after each kill. What had landed before a kill must be there, unchanged, at every later look."""
+    done = 0
+    landed = content(home)
+    for _ in range(kills):
+        code = run(command, home, kill_after=dice.uniform(0.15, 0.75) * whole)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, (home / "output.txt").read_text()[-2000:]
+        done += 1
+        assert survivors(home) == []
+        now = content(home)
+        assert all(landed[table] <= now[table] for table in ROWS), "a landed row was lost or changed"
+        landed = now
+    assert run(command, home, None) == 0, (home / "output.txt").read_text()[-2000:]
+    now = content(home)
+    assert all(landed[table] <= now[table] for table in ROWS), "a landed row was lost or changed"
+    return done
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    seed = int(os.environ.get("FACTSCALE_KILL_SEED", str(random.randrange(10**6))))
+    print(f"FACTSCALE_KILL_SEED={seed}")
+    return random.Random(seed)
+
+
+def test_a_killed_study_ends_as_an_uninterrupted_one(tmp_path: Path, dice: random.Random) -> None:
+    study = tmp_path / "kill.yaml"
+    study.write_text(yaml.safe_dump(GREEDY), encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("factscale")), "study", "run", str(study)]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    started = time.monotonic()
+    assert run(command, whole, None) == 0, (whole / "output.txt").read_text()[-2000:]
+    seconds = time.monotonic() - started
+    kills = until_done(command, killed, seconds, 5, dice)
+    assert kills >= 2, "the kills came too late to mean anything"
+    expected, found = content(whole), content(killed)
+    for table in ROWS:
+        assert found[table] == expected[table], table
+    assert {row["thoughts"] for row in counts(killed)} == {6 + 2 * 4}
+    tokens, _ = generated(whole)
+    ended, cut = generated(killed)
+    chunk = CHUNK * max(40 + ANSWER, THINK + len(BUDGETS) * ANSWER)
+    assert ended + cut <= tokens + kills * chunk
+
+
+def counts(home: Path) -> list[dict[str, Any]]:
+    return Store(home / "factscale.duckdb").query("SELECT count(*) AS thoughts FROM thoughts")
+
+
+SAMPLED = """
+import sys
+from pathlib import Path
+from flows.orders import Orders
+from flows.parameters import load_study
+from store.home import Home
+from tasks.questions import register_questions
+from tasks.traces import land_traces
+home = Home.current()
+study = load_study(Path(sys.argv[1]))
+orders = Orders(study, home)
+run = orders.run(*orders.run_names()[0])
+register_questions(home.store, run.predictions.questions)
+land_traces(run.traces, home)
+"""
+
+
+def test_sixteen_samples_at_temperature_are_made_once(tmp_path: Path, dice: random.Random) -> None:
+    warm = {**GREEDY, "evaluate": {**GREEDY["evaluate"], "settings": ["instruct"], "samples": 16}}  # type: ignore[dict-item]
+    warm["evaluate"]["sampling"] = {"temperature": 1.0, "top_p": 0.95}  # type: ignore[index]
+    warm["generation"] = {**GREEDY["generation"], "chunk": 8, "batch_size": 8}  # type: ignore[dict-item]
+    study = tmp_path / "warm.yaml"
+    study.write_text(yaml.safe_dump(warm), encoding="utf-8")
+    command = [sys.executable, "-c", SAMPLED, str(study)]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    started = time.monotonic()
+    assert run(command, whole, None) == 0, (whole / "output.txt").read_text()[-2000:]
+    kills = until_done(command, killed, time.monotonic() - started, 3, dice)
+    # A seeded sample depends on its batch, so the texts may differ between the two; the rows may not.
+    for table, key in (("thoughts", "thought_id"), ("traces", "trace_id")):
+        keys = [
+            {row[key] for row in Store(home / "factscale.duckdb").query(f"SELECT {key} FROM {table}")}  # noqa: S608
+            for home in (whole, killed)
+        ]
+        assert keys[0] == keys[1]
+    assert len(keys[0]) == 4 * 16 * len(BUDGETS)
+    log = (killed / "logs" / "generation.jsonl").read_text().splitlines()
+    starts = [identity for line in log for identity in json.loads(line).get("ids", []) if "/" not in identity]
+    assert len(starts) - len(set(starts)) <= kills * 8
