@@ -179,7 +179,7 @@ def trace_samples(store: Store, study_key: str, question_keys: Iterable[str]) ->
 def training_examples(store: Store, study_key: str, questions: int = 4) -> Rows:
     """Teacher traces that the study's students were trained on, one a recipe and question, with prompt and texts.
 
-    Questions that entered the training sets of most recipes come first, then those in their order of position.
+    They are spread over the numbers of hops; among equals, questions in the training sets of most recipes come first.
     """
     rows = store.query(
         """
@@ -190,8 +190,10 @@ def training_examples(store: Store, study_key: str, questions: int = 4) -> Rows:
                                    WHERE r.study_key = $study)
         ), first AS (SELECT * FROM mine QUALIFY
                      row_number() OVER (PARTITION BY recipe, question_key ORDER BY position, trace_id) = 1
-        ), chosen AS (SELECT question_key, count(*) AS recipes, min(position) AS position FROM first GROUP BY ALL
-                      ORDER BY recipes DESC, position, question_key LIMIT $questions)
+        ), grouped AS (SELECT question_key, count(*) AS recipes, min(position) AS position FROM first GROUP BY ALL
+        ), chosen AS (SELECT question_key, recipes, position FROM grouped JOIN questions q USING (question_key)
+                      ORDER BY row_number() OVER (PARTITION BY q.hops ORDER BY recipes DESC, position, question_key),
+                               recipes DESC, position, question_key LIMIT $questions)
         SELECT f.recipe, f.question_key, q.dataset, q.question_id, q.text AS question, q.answers, q.answer_type, q.hops,
                t.model AS teacher, t.sample, p.messages, left(h.text, t.thinking_chars) AS thinking, a.answer_text,
                t.thinking_tokens, t.answer_tokens, t.cut, t.forced, t.self_contained

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import resource
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import made_study
 import pytest
 
 from eval import plots
@@ -23,13 +22,6 @@ from eval.summary import summarise
 from store import queries
 from store.connection import Store
 from store.types import RunError
-
-_spec = importlib.util.spec_from_file_location("made_study", Path(__file__).parents[1] / "made_study.py")
-assert _spec
-assert _spec.loader
-made_study = importlib.util.module_from_spec(_spec)
-sys.modules["made_study"] = made_study
-_spec.loader.exec_module(made_study)
 
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><text>France</text></svg>'
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
+import made_study
 import pytest
 
 from eval.findings import markdown_summary, points, table_rows, verdict
@@ -17,13 +15,6 @@ from eval.statistics import PairedDifference
 from eval.summary import Cell, Comparison, RunId, Summary, summarise
 from store import queries
 from store.connection import Store
-
-_spec = importlib.util.spec_from_file_location("made_study", Path(__file__).parents[1] / "made_study.py")
-assert _spec
-assert _spec.loader
-made_study = importlib.util.module_from_spec(_spec)
-sys.modules["made_study"] = made_study
-_spec.loader.exec_module(made_study)
 
 
 @pytest.fixture(scope="module")

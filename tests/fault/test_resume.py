@@ -16,39 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mini_study
 import pytest
-import yaml
 
 from store.connection import Store
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
-CHUNK, THINK, ANSWER = 2, 12, 6
-BUDGETS = [4, 12]
-GREEDY = {
-    "name": "kill",
-    "seed": 3,
-    "train": {"split": "train", "limit": 6},
-    "retrieve": {"top_paths": 2, "max_triples": 3},
-    "generation": {"engine": "transformers", "dtype": "float32", "chunk": CHUNK, "batch_size": CHUNK},
-    "distill": {
-        "recipes": ["fs1"],
-        "examples": True,
-        "sampling": {"temperature": 0},
-        "max_thinking_tokens": 40,
-        "max_answer_tokens": ANSWER,
-        "max_length": 256,
-        "held_out": 0,
-    },
-    "finetune": {"hyperparameters": {"max_steps": 2, "warmup_ratio": 0, "precision": "fp32"}},
-    "evaluate": {
-        "settings": ["instruct", "fs1"],
-        "datasets": [{"split": "test", "limit": 4}],
-        "budgets": BUDGETS,
-        "max_answer_tokens": ANSWER,
-        "sampling": {"temperature": 0},
-    },
-}
 # Columns that say when or where a row was made, and so differ between two runs of the same study.
 ROWS = {
     "thoughts": "*",
@@ -102,9 +76,7 @@ def run(command: list[str], home: Path, kill_after: float | None) -> int:
     """Run to the end (its exit code), or until a kill -9 after so many seconds (-9)."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / "output.txt").open("ab") as output:
-        process = subprocess.Popen(
-            command, env=environment(home), stdout=output, stderr=output, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=environment(home), stdout=output, stderr=output, start_new_session=True)
         try:
             return process.wait(timeout=kill_after)
         except subprocess.TimeoutExpired:
@@ -160,8 +132,7 @@ def dice() -> random.Random:
 
 
 def test_a_killed_study_ends_as_an_uninterrupted_one(tmp_path: Path, dice: random.Random) -> None:
-    study = tmp_path / "kill.yaml"
-    study.write_text(yaml.safe_dump(GREEDY), encoding="utf-8")
+    study = mini_study.write(tmp_path, mini_study.mini())
     command = [str(Path(sys.executable).with_name("factscale")), "study", "run", str(study)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     started = time.monotonic()
@@ -172,11 +143,12 @@ def test_a_killed_study_ends_as_an_uninterrupted_one(tmp_path: Path, dice: rando
     expected, found = content(whole), content(killed)
     for table in ROWS:
         assert found[table] == expected[table], table
-    assert {row["thoughts"] for row in counts(killed)} == {6 + 2 * 4}
+    assert {row["thoughts"] for row in counts(killed)} == {mini_study.TRAIN + 2 * mini_study.TEST}
     tokens, _ = generated(whole)
     ended, cut = generated(killed)
-    chunk = CHUNK * max(40 + ANSWER, THINK + len(BUDGETS) * ANSWER)
-    assert ended + cut <= tokens + kills * chunk
+    room = mini_study.ANSWER
+    row = max(mini_study.TEACH + room, mini_study.THINK + len(mini_study.BUDGETS) * room)
+    assert ended + cut <= tokens + kills * mini_study.CHUNK * row
 
 
 def counts(home: Path) -> list[dict[str, Any]]:
@@ -201,11 +173,11 @@ land_traces(run.traces, home)
 
 
 def test_sixteen_samples_at_temperature_are_made_once(tmp_path: Path, dice: random.Random) -> None:
-    warm = {**GREEDY, "evaluate": {**GREEDY["evaluate"], "settings": ["instruct"], "samples": 16}}  # type: ignore[dict-item]
-    warm["evaluate"]["sampling"] = {"temperature": 1.0, "top_p": 0.95}  # type: ignore[index]
-    warm["generation"] = {**GREEDY["generation"], "chunk": 8, "batch_size": 8}  # type: ignore[dict-item]
-    study = tmp_path / "warm.yaml"
-    study.write_text(yaml.safe_dump(warm), encoding="utf-8")
+    warm = mini_study.mini(
+        evaluate={"settings": ["instruct"], "samples": 16, "sampling": {"temperature": 1.0, "top_p": 0.95}},
+        generation={"chunk": 8, "batch_size": 8},
+    )
+    study = mini_study.write(tmp_path, warm)
     command = [sys.executable, "-c", SAMPLED, str(study)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     started = time.monotonic()
@@ -218,7 +190,7 @@ def test_sixteen_samples_at_temperature_are_made_once(tmp_path: Path, dice: rand
             for home in (whole, killed)
         ]
         assert keys[0] == keys[1]
-    assert len(keys[0]) == 4 * 16 * len(BUDGETS)
+    assert len(keys[0]) == mini_study.TEST * 16 * len(mini_study.BUDGETS)
     log = (killed / "logs" / "generation.jsonl").read_text().splitlines()
     starts = [identity for line in log for identity in json.loads(line).get("ids", []) if "/" not in identity]
     assert len(starts) - len(set(starts)) <= kills * 8

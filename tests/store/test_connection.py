@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import threading
@@ -157,3 +158,25 @@ class TestUntrustedQueries:
     def test_one_statement_only(self, store: Store) -> None:
         with pytest.raises(InputError, match="exactly one"):
             store.query_untrusted("SELECT 1; SELECT 2")
+
+
+class TestFullDisk:
+    def test_a_landing_that_does_not_fit_leaves_nothing(self, tmp_path: Path) -> None:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mount = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True, check=False
+        )
+        if mount.returncode != 0:
+            pytest.skip("a small file system cannot be mounted here (needs root)")
+        try:
+            store = Store(disk / "x.duckdb")
+            store.land({"labels": [LABEL]})
+            noise = random.Random(0)
+            rows = [{"snapshot": "s", "id": f"Q{i}", "label": noise.randbytes(4000).hex()} for i in range(1000, 4000)]
+            with pytest.raises(RunError, match=r"the disk of the store .* is full: nothing of this landing was kept"):
+                store.land({"labels": rows}, unit())
+            assert store.query("SELECT id FROM labels") == [{"id": "Q90"}]
+            assert not store.has_unit("u")
+        finally:
+            subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
+import made_study
 import pytest
 
 from store import queries
 from store.connection import Store
-
-_spec = importlib.util.spec_from_file_location("made_study", Path(__file__).parents[1] / "made_study.py")
-assert _spec
-assert _spec.loader
-made_study = importlib.util.module_from_spec(_spec)
-sys.modules["made_study"] = made_study
-_spec.loader.exec_module(made_study)
 
 STUDY = made_study.STUDY
 
