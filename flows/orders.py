@@ -242,9 +242,17 @@ class Orders:
         model = ModelChoice(entry=entry, format=entry.format)
         readings = tuple(run.predictions for run in runs)
         spec = JudgeSpec(
-            judge=judge_name(model, model_key(entry, default_cache()), examples), predictions=tuple(r.key for r in readings)
+            judge=judge_name(model, model_key(entry, default_cache()), examples),
+            predictions=tuple(r.key for r in readings),
         )
-        return JudgeOrder(name=f"verdicts {alias}", spec=spec, model=model, predictions=readings, examples=examples, run=self._run())
+        return JudgeOrder(
+            name=f"verdicts {alias}",
+            spec=spec,
+            model=model,
+            predictions=readings,
+            examples=examples,
+            run=self._run(),
+        )
 
     def _traces_spec(
         self, model: ModelChoice, asked: Sequence[Asked], budgets: tuple[int, ...], longest: int, section: Section

@@ -135,7 +135,9 @@ class Evaluation(Frozen):
     samples: int = Field(default=1, ge=1)
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05)
     judge: str | None = Field(default=None, description="A model that judges predictions beside the matcher")
-    judge_examples: bool = Field(default=False, description="Show the judge made-up cases: only very small ones need them")
+    judge_examples: bool = Field(
+        default=False, description="Show the judge made-up cases: only very small ones need them"
+    )
 
     @model_validator(mode="after")
     def _greedy_is_sampled_once(self) -> Evaluation:

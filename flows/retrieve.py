@@ -12,7 +12,7 @@ from flows.parameters import Retrieve
 from flows.publish import gather, threads
 from store.home import Home
 from tasks.landing import submit
-from tasks.paths import load_graph, neighbourhoods, paths
+from tasks.paths import load_graph, neighbourhoods, paths, probe
 from tasks.questions import register_questions
 
 
@@ -28,6 +28,7 @@ def retrieve(parameters: Retrieve) -> int:
         len(orders.train_questions),
     )
     if missing:
+        probe(orders.source)
         neighbourhoods(orders.neighbourhoods(missing))
         graph = load_graph(orders.store, orders.retrieval)
         gather([submit(paths, order, orders.store, graph) for order in orders.paths(missing)])

@@ -64,9 +64,7 @@ def _print_results(study: Study, home: Home, console: Console) -> None:
 
     rows = result_table(study, home)
     title = f"Results of {study.name} (accuracy: mean over questions of the share of right samples)"
-    table = Table(
-        title=title, title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0)
-    )
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0))
     for name in rows[0] if rows else ():
         table.add_column(name, justify="left" if name in ("model", "setting", "dataset") else "right", no_wrap=True)
     for row in rows:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +106,9 @@ class Store:
                     _insert(db, "units", [unit._asdict()])
                 db.commit()
             except BaseException:
-                db.rollback()
+                # After a full disk DuckDB has ended the transaction itself; that must not hide why.
+                with suppress(duckdb.TransactionException):
+                    db.rollback()
                 raise
         return landed
 

@@ -70,9 +70,7 @@ def search_versions() -> dict[str, str]:
 def open_endpoint(source: Source, home: Home) -> Iterator[Endpoint]:
     """The SPARQL endpoint of a source; the starter slice is served by a server that ends with the block."""
     if source.url is not None:
-        endpoint = Endpoint(source.url, snapshot=source.snapshot, user_agent=source.user_agent)
-        endpoint.select("SELECT (1 AS ?one) WHERE {}")
-        yield endpoint
+        yield Endpoint(source.url, snapshot=source.snapshot, user_agent=source.user_agent)
         return
     home.kg.mkdir(parents=True, exist_ok=True)
     file = home.kg / f"starter-{source.snapshot[:12]}.nt"
@@ -80,6 +78,13 @@ def open_endpoint(source: Source, home: Home) -> Iterator[Endpoint]:
         write_ntriples(file)
     with local_endpoint([file], home.kg) as url:
         yield Endpoint(url, snapshot=source.snapshot)
+
+
+def probe(source: Source) -> None:
+    """Ask a remote endpoint one small question, so that a dead one is told at once. Raises RunError, or InputError."""
+    if source.url is not None:
+        endpoint = Endpoint(source.url, snapshot=source.snapshot, user_agent=source.user_agent, attempts=2)
+        endpoint.select("SELECT (1 AS ?one) WHERE {}")
 
 
 def missing_questions(store: Store, spec: RetrievalSpec, questions: Sequence[Question]) -> tuple[Question, ...]:

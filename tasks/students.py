@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from models.registry import ModelEntry, fetch
 from prefect import task
 
 from models.embedded import default_cache
 from models.finetune import LOG, StudentManifest, TrainLog, TrainSpec, load_manifest, train
+from models.registry import ModelEntry, fetch
 from store.connection import Store
 from store.home import Home
 from store.types import Frozen, Recipe, digest

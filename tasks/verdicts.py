@@ -10,12 +10,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from models.prompts import judge_prompt
 from prefect import task
 
 from eval.answers import PARSER_VERSION, extract
 from eval.judge import parse_verdict, prediction_key
 from eval.matching import MATCHER_VERSION, answer_class, match
+from models.prompts import judge_prompt
 from models.session import ModelSession
 from store.connection import Store
 from store.home import Home
@@ -144,7 +144,9 @@ def land_verdicts(order: JudgeOrder, home: Home) -> dict[str, int]:
 
 
 def _ask(session: ModelSession, order: JudgeOrder, pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    prompts = [judge_prompt(_gold_forms(pair["answers"]), pair["prediction"], examples=order.examples) for pair in pairs]
+    prompts = [
+        judge_prompt(_gold_forms(pair["answers"]), pair["prediction"], examples=order.examples) for pair in pairs
+    ]
     replies = session.generate_text(prompts, Sampling(), max_tokens=_JUDGE_TOKENS, seeds=[0] * len(prompts))
     rows = []
     for pair, reply in zip(pairs, replies, strict=True):

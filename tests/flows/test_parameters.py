@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from models.registry import load_registry
 
 from flows.parameters import DEFAULT_REGISTRY, STUDIES, Study, load_study
+from models.registry import load_registry
 from store.types import InputError
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
