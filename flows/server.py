@@ -6,25 +6,24 @@ keeps its database in the home, binds to 127.0.0.1 and sends no telemetry.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from models.training_process import die_with_parent
 from store.home import Home
 from store.types import InputError, RunError
 
 _START_SECONDS = 120
 _DRAIN_SECONDS = 20
-_PR_SET_PDEATHSIG = 1
 
 
 def prepare_environment(home: Home) -> None:
@@ -50,10 +49,9 @@ def prepare_environment(home: Home) -> None:
         os.environ.setdefault(name, value)
 
 
-def die_with_parent() -> None:
-    """For a child between fork and exec: the kernel kills it when its parent goes, however that went (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def bound() -> Callable[[], None]:
+    """A ``preexec_fn`` that binds a child to the life of this process, however that ends."""
+    return partial(die_with_parent, os.getpid())
 
 
 @contextmanager
@@ -111,9 +109,7 @@ def _start(port: int, log: Path, *, with_ui: bool) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     with log.open("ab") as output:
-        return subprocess.Popen(
-            [*command, *options], env=environment, stdout=output, stderr=output, preexec_fn=die_with_parent
-        )
+        return subprocess.Popen([*command, *options], env=environment, stdout=output, stderr=output, preexec_fn=bound())
 
 
 def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

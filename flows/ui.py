@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.parameters import REPOSITORY
-from flows.server import die_with_parent, end, running_server
+from flows.server import bound, end, running_server
 from store.home import Home
 from store.types import InputError, RunError
 
@@ -59,7 +59,7 @@ def everything(home: Home, port: int) -> Iterator[str]:
                 cwd=REPOSITORY,
                 stdout=output,
                 stderr=output,
-                preexec_fn=die_with_parent,
+                preexec_fn=bound(),
             )
         try:
             yield url

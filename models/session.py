@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, Self
 from models.budgets import LadderJob, LadderOutcome, LadderPlan, run_ladder
 from models.engines.base import Engine, EngineName, GenerationLog, ModelRef, Precision, Request, load_engine
 from models.formats import decode, encode, format_named, render_prompt
+from models.training_process import die_with_parent
 from store.types import InputError, Message, RunError, Sampling
 
 __all__ = ["ModelRef", "ModelSession", "SessionInfo"]
@@ -225,17 +226,6 @@ def _start(descriptor: int, output: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends (Linux); leave at once if it has ended already."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 class _Child:
     """The other end: one loaded engine and the calls it answers."""
 
@@ -298,7 +288,7 @@ def _portable(error: Exception) -> Exception:
 
 def main(descriptor: int, parent: int) -> None:
     """Run the child: load what the parent names, say so, and serve."""
-    _die_with(parent)
+    die_with_parent(parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     connection: Connection[Any, Any] = Connection(descriptor)
     try:

@@ -187,6 +187,7 @@ land_traces(run.traces, home)
 """
 
 
+@pytest.mark.slow
 def test_sixteen_samples_at_temperature_are_made_once(tmp_path: Path, dice: random.Random) -> None:
     warm = mini_study.mini(
         evaluate={"settings": ["instruct"], "samples": 16, "sampling": {"temperature": 1.0, "top_p": 0.95}},

@@ -67,7 +67,7 @@ class TestBadInput:
             ({"evaluate": {"settings": ["magic"]}}, "evaluate.settings.0"),
             ({"evaluate": {"datasets": [{"dataset": "squad"}]}}, "dataset 'squad': unknown"),
             ({"evaluate": {"datasets": [{"dataset": "starter", "split": "dev"}]}}, "no question in split 'dev'"),
-            ({"distill": {"teachers": ["smollm2-136m"]}}, "did you mean smollm2-135m"),
+            ({"distill": {"teachers": ["smollm2-136m"]}}, "did you mean smollm2-360m or smollm2-135m"),
             ({"finetune": {"students": ["qwen2.5-0.5b"]}}, "set the commit hash"),
             ({"evaluate": {"judge": "nobody"}}, "model 'nobody' is not in"),
             ({"registry": "/nowhere/models.yaml"}, "registry /nowhere/models.yaml cannot be read"),

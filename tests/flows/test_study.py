@@ -40,7 +40,13 @@ def task_states(started_after: Any = None) -> dict[str, str]:
 
     with get_client(sync_client=True) as client:
         runs = client.read_task_runs(sort=TaskRunSort.END_TIME_DESC)
-    return {run.name: run.state.name for run in runs if run.state and run.start_time and run.start_time > started_after}
+    # A stage inside the study has a task run too (`distill-0`), which stands for the flow and not for a unit.
+    stages = {f"{stage}-0" for stage in ("retrieve", "distill", "finetune", "evaluate", "report")}
+    return {
+        run.name: run.state.name
+        for run in runs
+        if run.state and run.start_time and run.start_time > started_after and run.name not in stages
+    }
 
 
 def again(home: Home) -> dict[str, str]:
