@@ -196,9 +196,7 @@ class Orders:
         spec = StudentSpec(
             base_key=model_key(entry, default_cache()),
             training_set=made[0]["hash"],
-            hyperparameters=chosen.finetune.hyperparameters.model_copy(
-                update={"max_length": chosen.distill.max_length, "seed": chosen.seed}
-            ),
+            hyperparameters=chosen.finetune.hyperparameters,
             format=STUDENT_FORMAT,
         )
         return StudentOrder(name=f"student {alias} {recipe}", spec=spec, recipe=recipe, entry=entry)

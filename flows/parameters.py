@@ -105,7 +105,6 @@ class Distillation(Frozen):
     max_thinking_tokens: int = Field(default=1024, ge=1)
     max_answer_tokens: int = Field(default=256, ge=1)
     max_traces_per_question: int = Field(default=1, ge=1, description="Correct traces of a question used in training")
-    max_length: int = Field(default=8192, ge=16, description="Longer training sequences are dropped, in tokens")
     held_out: float = Field(default=0.1, ge=0.0, lt=1.0, description="Share of the questions kept for held-out loss")
 
     @model_validator(mode="after")
@@ -171,7 +170,6 @@ class Retrieve(Frozen):
     train: QuestionSet = Field(default=QuestionSet(split="train"), description="The questions that teachers answer")
     retrieve: Retrieval = Retrieval()
     registry: str | None = Field(default=None, description="A registry of models; empty: deployments/models.yaml")
-    workers: int = Field(default=1, ge=1, le=64, description="Units run at the same time on this machine")
 
     @property
     def registry_path(self) -> Path:

@@ -45,7 +45,7 @@ class Hyperparameters(Frozen):
 
     ``learning_rate``: 1e-3 suits LoRA on models below 1B, 1e-5 full training (fs1). One step sees ``batch_size`` x
     ``gradient_accumulation`` examples; ``max_length`` is in tokens, longer examples are dropped. ``max_steps`` ends
-    earlier than ``epochs`` would, or later. ``held_out`` is the fraction of the questions kept out of training.
+    earlier than ``epochs`` would, or later.
     ``precision`` bf16 is autocast over fp32 weights; ``auto`` takes it where the hardware multiplies bf16 natively.
     """
 
@@ -65,7 +65,6 @@ class Hyperparameters(Frozen):
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     seed: int = Field(default=0, ge=0, lt=2**32)
     max_steps: int | None = Field(default=None, ge=1)
-    held_out: float = Field(default=0.05, ge=0, le=0.5)
     precision: Precision = "auto"
 
     @model_validator(mode="after")

@@ -145,19 +145,6 @@ def training_set_hash(examples: Iterable[Example]) -> str:
     return digest([example.model_dump(mode="json") for example in in_order(examples)])
 
 
-def hold_out(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Split into (training, held out), by question: both traces of a question are on the same side.
-
-    ``fraction`` of the questions is held out, rounded, at least 1 where it is above 0 and there are 2 or more.
-    Which ones depends on their ids and the seed only, so that a question stays on its side when others are added
-    or lost, as far as the count allows.
-    """
-    questions = sorted({example.question_id for example in examples}, key=lambda question: digest([seed, question]))
-    count = min(max(1, round(fraction * len(questions))), len(questions) - 1) if fraction > 0 and questions else 0
-    held = set(questions[:count])
-    return [e for e in examples if e.question_id not in held], [e for e in examples if e.question_id in held]
-
-
 def build_dataset(examples: Sequence[Example], tokenizer: Any, form: Format, max_length: int) -> tuple[Any, Dropped]:
     """A ``datasets.Dataset`` with the columns ``input_ids`` and ``labels`` (lists of int), and what was left out of it.
 

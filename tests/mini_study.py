@@ -23,10 +23,9 @@ MINI: dict[str, Any] = {
         "sampling": {"temperature": 0},
         "max_thinking_tokens": TEACH,
         "max_answer_tokens": ANSWER,
-        "max_length": 256,
         "held_out": 0,
     },
-    "finetune": {"hyperparameters": {"max_steps": 2, "warmup_ratio": 0, "precision": "fp32"}},
+    "finetune": {"hyperparameters": {"max_steps": 2, "warmup_ratio": 0, "max_length": 256, "precision": "fp32"}},
     "evaluate": {
         "settings": ["instruct", "fs1"],
         "datasets": [{"split": "test", "limit": TEST}],

@@ -20,7 +20,6 @@ from models.training_text import (
     build_dataset,
     checked,
     encode,
-    hold_out,
     training_set_hash,
 )
 from store.types import InputError, Message
@@ -125,23 +124,6 @@ class TestTrainingSetHash:
         assert training_set_hash(rows) == training_set_hash(rows[::-1])
         assert training_set_hash(rows) != training_set_hash([*rows, rows[0]])
         assert training_set_hash(rows) != training_set_hash([example(0), example(1, answer="Rome")])
-
-
-class TestHoldOut:
-    def test_a_question_is_on_one_side(self) -> None:
-        rows = [example(number, trace_id=f"{number}-{sample}") for number in range(20) for sample in range(2)]
-        kept, held = hold_out(rows, 0.1, seed=0)
-        assert (len(kept), len(held)) == (36, 4)
-        assert not {row.question_id for row in kept} & {row.question_id for row in held}
-        assert hold_out(rows[::-1], 0.1, seed=0)[1] == held[::-1]
-        assert hold_out(rows, 0.1, seed=1)[1] != held
-
-    @pytest.mark.parametrize(
-        ("questions", "fraction", "expected"), [(0, 0.5, 0), (1, 0.5, 0), (2, 0.01, 1), (9, 0.0, 0)]
-    )
-    def test_small_sets(self, questions: int, fraction: float, expected: int) -> None:
-        kept, held = hold_out([example(number) for number in range(questions)], fraction, seed=0)
-        assert (len(kept), len(held)) == (questions - expected, expected)
 
 
 def test_importing_it_imports_no_torch() -> None:
