@@ -108,6 +108,19 @@ class TestLanding:
         assert all(row["n"] > 0 and row["host"] for row in rows)
 
 
+class TestArtifacts:
+    def test_tables_a_summary_and_progress_are_in_the_ui(self, home: Home) -> None:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            artifacts = client.read_artifacts()
+        keys = {artifact.key: artifact.type for artifact in artifacts}
+        assert keys["training-sets-mini"] == keys["students-mini"] == keys["results-mini"] == "table"
+        assert keys["summary-mini"] == "markdown"
+        progress = {artifact.data for artifact in artifacts if artifact.type == "progress"}
+        assert 100.0 in progress
+
+
 class TestAgain:
     def test_every_unit_is_cached(self, home: Home) -> None:
         before = home.store.query("SELECT unit_key, landed_at FROM units ORDER BY 1")
