@@ -109,7 +109,14 @@ def _start(port: int, log: Path, *, with_ui: bool) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     with log.open("ab") as output:
-        return subprocess.Popen([*command, *options], env=environment, stdout=output, stderr=output, preexec_fn=bound())
+        return subprocess.Popen(
+            [*command, *options],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C in the terminal is for the command, which ends its server
+            preexec_fn=bound(),
+        )
 
 
 def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -5,6 +5,9 @@ Where the output is no terminal (a log file, CI), a line is printed now and then
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -37,6 +40,7 @@ def run_in_terminal(study: Study, home: Home, only: str | None, console: Console
 
     started = time.monotonic()
     check(study, home)
+    signal.signal(signal.SIGINT, _interrupted)
     console.print(f"Study [bold]{study.name}[/bold] in {home.folder}", soft_wrap=True)
     with prefect_api(home) as url, _showing(console) as listener, listening(listener):
         result = _stages()[only or "study"](study)
@@ -45,6 +49,16 @@ def run_in_terminal(study: Study, home: Home, only: str | None, console: Console
         _print_results(study, home, console)
         console.print(f"Report: [bold]{result}[/bold]", soft_wrap=True)
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
+
+
+def _interrupted(_signal: int, _frame: object) -> None:
+    """Ctrl-C: leave at once. Waiting for the units would take as long as they do, and nothing is lost by not waiting.
+
+    The children are bound to this process and end with it; what landed is kept, as after a kill -9.
+    """
+    sys.stdout.write("\ninterrupted; what landed is kept, and the same command goes on from it\n")
+    sys.stdout.flush()
+    os._exit(130)
 
 
 def _stages() -> dict[str, Any]:

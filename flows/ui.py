@@ -59,6 +59,7 @@ def everything(home: Home, port: int) -> Iterator[str]:
                 cwd=REPOSITORY,
                 stdout=output,
                 stderr=output,
+                start_new_session=True,
                 preexec_fn=bound(),
             )
         try:

@@ -222,7 +222,13 @@ def _start(descriptor: int, output: int) -> subprocess.Popen[bytes]:
     environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     command = [sys.executable, "-m", "models.session", str(descriptor), str(os.getpid())]
     return subprocess.Popen(
-        command, pass_fds=(descriptor,), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+        command,
+        pass_fds=(descriptor,),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        start_new_session=True,  # Ctrl-C in the terminal is for the parent, which ends its children
     )
 
 

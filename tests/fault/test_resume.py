@@ -187,6 +187,23 @@ land_traces(run.traces, home)
 """
 
 
+def test_ctrl_c_leaves_at_once_and_takes_its_children_along(tmp_path: Path) -> None:
+    study = mini_study.write(tmp_path, mini_study.mini())
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [str(Path(sys.executable).with_name("factscale")), "study", "run", str(study)]
+    with (home / "output.txt").open("wb") as output:
+        process = subprocess.Popen(command, env=environment(home), stdout=output, stderr=output, start_new_session=True)
+    log = home / "logs" / "generation.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    assert process.wait(timeout=30) == 130
+    assert "what landed is kept" in (home / "output.txt").read_text()
+    assert survivors(home) == []
+
+
 @pytest.mark.slow
 def test_sixteen_samples_at_temperature_are_made_once(tmp_path: Path, dice: random.Random) -> None:
     warm = mini_study.mini(
