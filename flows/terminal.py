@@ -56,6 +56,8 @@ def _interrupted(_signal: int, _frame: object) -> None:
 
     The children are bound to this process and end with it; what landed is kept, as after a kill -9.
     """
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[?25h")  # the bars had hidden the cursor
     sys.stdout.write("\ninterrupted; what landed is kept, and the same command goes on from it\n")
     sys.stdout.flush()
     os._exit(130)
