@@ -187,6 +187,7 @@ land_traces(run.traces, home)
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_at_once_and_takes_its_children_along(tmp_path: Path) -> None:
     study = mini_study.write(tmp_path, mini_study.mini())
     home = tmp_path / "home"
