@@ -115,7 +115,7 @@ def land_traces(order: TracesOrder, home: Home) -> dict[str, Any]:
     tokens = 0
     with progress(order.name, missing.total, missing.done) as meter:
         if missing.jobs:
-            with _session(order, home) as session:
+            with open_session(order.model, order.run, order.key, home) as session:
                 details = {"engine": session.info.engine, "dtype": session.info.dtype, "device": session.info.device}
                 for start in range(0, len(missing.jobs), order.run.chunk):
                     jobs = missing.jobs[start : start + order.run.chunk]
@@ -128,16 +128,17 @@ def land_traces(order: TracesOrder, home: Home) -> dict[str, Any]:
     return {"traces": missing.total, "tokens": tokens}
 
 
-def _session(order: TracesOrder, home: Home) -> ModelSession:
+def open_session(model: ModelChoice, run: Run, unit: str, home: Home) -> ModelSession:
+    """The model of a unit in a process of its own, to be entered; its log and the generation log are the home's."""
     return ModelSession(
-        order.model.reference(home),
-        engine=order.run.engine,
-        dtype=order.run.dtype,
-        batch_size=order.run.batch_size,
-        chunk=order.run.chunk,
-        log_file=home.log_file(f"model-{order.key[:12]}"),
+        model.reference(home),
+        engine=run.engine,
+        dtype=run.dtype,
+        batch_size=run.batch_size,
+        chunk=run.chunk,
+        log_file=home.log_file(f"model-{unit[:12]}"),
         generation_log=home.generation_log,
-        unit=order.key,
+        unit=unit,
     )
 
 

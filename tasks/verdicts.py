@@ -24,7 +24,7 @@ from tasks.keys import JudgeSpec, PredictionsSpec
 from tasks.landing import UNIT_OPTIONS, Clock
 from tasks.progress import progress
 from tasks.questions import gold_key, question_key
-from tasks.traces import Run
+from tasks.traces import Run, open_session
 from tasks.weights import ModelChoice
 
 PARSER = f"boxed@{PARSER_VERSION[:12]}"
@@ -125,16 +125,7 @@ def land_verdicts(order: JudgeOrder, home: Home) -> dict[str, int]:
     missing = [pair for key, pair in sorted(pairs.items()) if key not in known]
     with progress(order.name, len(pairs), len(pairs) - len(missing)) as meter:
         if missing:
-            reference = order.model.reference(home)
-            with ModelSession(
-                reference,
-                engine=order.run.engine,
-                dtype=order.run.dtype,
-                batch_size=order.run.batch_size,
-                log_file=home.log_file(f"model-{order.key[:12]}"),
-                generation_log=home.generation_log,
-                unit=order.key,
-            ) as session:
+            with open_session(order.model, order.run, order.key, home) as session:
                 for start in range(0, len(missing), order.run.chunk):
                     chunk = missing[start : start + order.run.chunk]
                     store.land({"verdicts": _ask(session, order, chunk)})
