@@ -1,14 +1,20 @@
-"""Loading questions: the starter form, custom files, and messages that name file, line and field."""
+"""Loading questions: our own forms, splits, counts, and messages that name file, line and field."""
 
+import gzip
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_benchmarks import array, exaqt_record, mintaka_record, webqsp_record, write
 
-from eval.benchmarks import LOADERS, load
-from store.types import Answer, InputError, Link, Question
+from eval.benchmarks import LOADERS, PUBLISHED, load
+from store.types import Answer, InputError, Link, Question, Split
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def starter_record(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -33,12 +39,6 @@ def custom_record(number: int = 1, **changes: Any) -> dict[str, Any]:
         "answers": ["William Shakespeare"],
         **changes,
     }
-
-
-def write(folder: Path, *records: Any, name: str = "mine.jsonl") -> Path:
-    path = folder / name
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
 
 
 def test_starter_form(tmp_path: Path) -> None:
@@ -209,5 +209,88 @@ def test_repeated_id_names_both_lines_even_across_splits(tmp_path: Path) -> None
 
 def test_a_new_loader_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     question = Question(id="x", dataset="new", split="test", text="?", answers=(Answer(text="a"),))
-    monkeypatch.setitem(LOADERS, "new", lambda path: iter([question]))
+    monkeypatch.setitem(LOADERS, "new", lambda source: iter([question]))
     assert load("new", "test") == (question,)
+
+
+def test_gzip_is_read_and_does_not_change_the_question(tmp_path: Path) -> None:
+    plain = array(tmp_path, mintaka_record(), name="mintaka_dev.json")
+    packed = tmp_path / "mintaka_dev.json.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert load("mintaka", "dev", path=packed) == load("mintaka", "dev", path=plain)
+    own = write(tmp_path, custom_record())
+    (tmp_path / "mine.jsonl.gz").write_bytes(gzip.compress(own.read_bytes()))
+    assert load("jsonl", "test", path=tmp_path / "mine.jsonl.gz") == load("jsonl", "test", path=own)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(InputError, match="not a whole gzip file"):
+        load("mintaka", "dev", path=packed)
+
+
+def test_repeated_id_of_an_official_file(tmp_path: Path) -> None:
+    path = array(tmp_path, mintaka_record(1), mintaka_record(2), mintaka_record(1), name="mintaka_dev.json")
+    with pytest.raises(InputError, match=r"id 'm1' is used twice .* record 1 and .* record 3"):
+        load("mintaka", "dev", path=path)
+
+
+# Splits ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_name_of_a_file_says_its_split(tmp_path: Path) -> None:
+    path = array(tmp_path, mintaka_record(), name="mintaka_dev.json")
+    assert load("mintaka", "dev", path=path)[0].split == "dev"
+    with pytest.raises(InputError, match=r"no question in split 'test'; the file has dev \(1\)"):
+        load("mintaka", "test", path=path)
+    for name in ("mintaka.json", "mintaka_train_and_test.json"):  # no split, and no single one
+        unsaid = array(tmp_path, mintaka_record(), name=name)
+        assert [load("mintaka", split, path=unsaid)[0].split for split in ("dev", "test")] == ["dev", "test"]
+
+
+def test_records_that_say_their_split_are_believed(tmp_path: Path) -> None:
+    mixed = array(tmp_path, exaqt_record(1), exaqt_record(2, **{"Data set": "development"}), name="timequestions.json")
+    assert [question.id for question in load("exaqt", "dev", path=mixed)] == ["2"]
+    wrong = array(tmp_path, exaqt_record(1), exaqt_record(2, **{"Data set": "train"}), name="timequestions_test.json")
+    with pytest.raises(InputError, match=r"record 2: says split 'train', the file's name says 'test'"):
+        load("exaqt", "test", path=wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "identifier", "asked", "split"),
+    [
+        ("WebQSP.json", "WebQTrn-1", "train", "train"),
+        ("WebQSP.json", "WebQTrn-1", "dev", "dev"),  # the official set has no dev split: part of train is taken for it
+        ("WebQSP.pdev.json", "WebQTrn-1", "dev", "dev"),
+        ("WebQSP.json", "WebQTest-1", "test", "test"),
+        ("WebQSP.json", "Mine-1", "train", "train"),
+    ],
+)
+def test_webqsp_splits(tmp_path: Path, name: str, identifier: str, asked: Split, split: str) -> None:
+    path = write(tmp_path, webqsp_record(QuestionId=identifier), name=name)
+    assert load("webqsp", asked, path=path)[0].split == split
+
+
+def test_test_questions_never_become_training_questions(tmp_path: Path) -> None:
+    path = write(tmp_path, webqsp_record(), name="WebQSP.json")
+    with pytest.raises(InputError, match=r"no question in split 'train'; the file has test \(1\)"):
+        load("webqsp", "train", path=path)
+    path = write(tmp_path, webqsp_record(), name="WebQSP.train.json")
+    with pytest.raises(InputError, match="says split 'test', the file's name says 'train'"):
+        load("webqsp", "train", path=path)
+
+
+# Counts ---------------------------------------------------------------------------------------------------------------
+
+
+def test_count_is_printed(tmp_path: Path) -> None:
+    path = array(tmp_path, exaqt_record(1), exaqt_record(2, Answer=[]), name="timequestions_test.json")
+    command = [sys.executable, "-m", "eval.benchmarks", "exaqt", "test"]
+    done = subprocess.run([*command, str(path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "exaqt test: 2 records of 3,237 published, 1 questions",
+        "  left out: 1 (no gold answer)",
+    ]
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (failed.returncode, failed.stderr) == (2, "dataset 'exaqt': needs the path of its file; give path\n")
+
+
+def test_published_counts_are_of_known_datasets() -> None:
+    assert {name for name, _split in PUBLISHED} == set(LOADERS) - {"starter", "jsonl", "fs1"}
