@@ -1,27 +1,26 @@
-"""A SPARQL endpoint over HTTP: SPARQLWrapper's request building and result conversion on another transport.
+"""A SPARQL endpoint over HTTP: questions in, whole answers out, or an error that says what to do.
 
-SPARQLWrapper 2.0.0 has no retries, no Retry-After, no connection reuse, no gzip and a time-out that counts each socket
-read anew. Only its transport is replaced here (:class:`_Wrapper`). What is not a complete SPARQL result is never taken
-for an empty one: a cut, empty or foreign body is a failure, tried again and in the end reported.
+What is not a complete SPARQL result is never taken for an empty one: a cut, empty or foreign body is a failure, tried
+again and in the end reported. How a request travels is in :mod:`kg.transport`, how fast a host is asked in
+:mod:`kg.pacing`. Text becomes SPARQL only through :func:`entity_values` and :func:`text_literal`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sized
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import Request
 
-import urllib3
-from SPARQLWrapper import JSON, POST
-from SPARQLWrapper.Wrapper import SPARQLWrapper
-
-from kg.pacing import gate_of, retry_after
+from kg.pacing import LONGEST_WAIT, HostRefuses, Limits, gate_of
+from kg.transport import FailedAttempt, Failure, Form, Traffic, Transport
 from store.types import InputError, RunError
 
 PREFIXES = """PREFIX wd: <http://www.wikidata.org/entity/>
@@ -30,12 +29,15 @@ PREFIX rdfs: <http://www.w3.org/2000/01/rdf-schema#>
 PREFIX xsd: <http://www.w3.org/2001/XMLSchema#>
 """
 
-RETRIED = frozenset({429, 500, 502, 503, 504})
-LONGEST_WAIT = 900.0  # seconds of Retry-After that are waited for; asked to wait longer, the run stops and says so
+T = TypeVar("T")
+Outcome = Literal["ok"] | Failure
 
 _ID = re.compile(r"[QP][1-9][0-9]*")
+_LANG = re.compile(r"[a-zA-Z]+(-[a-zA-Z0-9]+)*")
 _CONTACT = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|https?://[^\s]+")
-_TIMED_OUT = re.compile(rb"time[d -]*out|TimeoutException|QueryTimeout|cancell?ed", re.IGNORECASE)
+_UNFIT = re.compile(r"[\x00\ud800-\udfff]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+_SPECIAL = re.compile(r'\\[uU]?|["\x01-\x1f\x7f-\x9f]')
 
 
 class Term(NamedTuple):
@@ -47,20 +49,28 @@ class Term(NamedTuple):
     lang: str | None = None
 
 
-class QueryTooHeavy(RunError):
-    """The query takes too long or is too large, as far as one can tell from outside: a smaller one may pass."""
+class RequestRecord(NamedTuple):
+    """What one call of an endpoint has cost, failed ones too.
 
-
-class _FailedAttempt(Exception):
-    """One attempt failed in a way that may pass. ``wait`` is what the server asked for, in seconds.
-
-    ``late`` is an attempt that ran into a time limit, ``cut`` a 200 whose body is not whole, ``unreached`` one without
-    any connection; all else (an overloaded server, a throttled client, a broken connection) is ``passing``.
+    ``query_hash``: 16 hex digits of the query's sha256. ``outcome``: "ok", or how the last attempt failed (see
+    :class:`kg.transport.FailedAttempt`); ``status``: its HTTP status, None without any answer. ``bytes`` are counted on
+    the wire over all attempts. ``seconds``: wall time of the call; ``waited``: those of them in which nothing was under
+    way (at the gate, for a Retry-After, between attempts). ``rows`` of the answer; an ASK has 1.
     """
 
-    def __init__(self, kind: Literal["late", "cut", "unreached", "passing"], reason: str, wait: float | None = None):
-        super().__init__(reason)
-        self.kind, self.wait = kind, wait
+    query_hash: str
+    started_at: datetime
+    outcome: Outcome
+    status: int | None
+    attempts: int
+    bytes: int
+    seconds: float
+    waited: float
+    rows: int
+
+
+class QueryTooHeavy(RunError):
+    """The query takes too long or is too large, as far as one can tell from outside: a smaller one may pass."""
 
 
 def entity_values(ids: Iterable[str], variable: str = "s") -> str:
@@ -78,14 +88,38 @@ def valid_id(one: str) -> str:
     return one
 
 
+def text_literal(text: str, lang: str | None = None) -> str:
+    """A SPARQL string literal that reads as exactly this text, whatever it holds: ``"Wien"@de``.
+
+    Raises InputError for text that no RDF literal holds (NUL, or half of a surrogate pair) and for a malformed ``lang``.
+    """
+    if _UNFIT.search(text):
+        shown = f"{text[:60]}..." if len(text) > 60 else text
+        raise InputError(f"text {shown!r} holds NUL or half a surrogate pair: mend the file or encoding it comes from")
+    if lang is not None and not _LANG.fullmatch(lang):
+        raise InputError(f"lang {lang!r} is no language tag: give one like en or zh-hant")
+    return f'"{_SPECIAL.sub(_escaped, text)}"' + (f"@{lang}" if lang is not None else "")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    found = match[0]
+    if found in ("\\", '"'):
+        return f"\\{found}"
+    # SPARQL reads \u0041 before it parses, some engines even behind an escaped backslash: such a u is escaped itself.
+    return ("\\\\" if found[0] == "\\" else "") + _SHORT.get(found, f"\\u{ord(found[-1]):04X}")
+
+
 class Endpoint:
     """A SPARQL 1.1 query endpoint. One instance may be used by several threads.
 
     ``snapshot`` names the content behind the URL (a hash, or the date of a dump); it is kept for cache keys, never
     sent. ``timeout`` is the deadline of one attempt in seconds, from connecting to the last byte; ``attempts`` counts
     all tries. ``user_agent`` must hold a contact for any host but this machine: public endpoints ask for it, and may
-    answer a client without one with an empty 200. ``requests`` and ``bytes`` (on the wire) count what was sent and
-    read so far. Raises InputError for a URL, user agent or limit that cannot work.
+    answer a client without one with an empty 200. ``limits`` are for the host, and ``shared`` is the folder through
+    which processes keep to them together (see :func:`kg.pacing.gate_of` for both, and their defaults).
+    ``on_request`` is given a record of each call, in the thread that made it; what it raises, the call raises.
+    ``requests`` and ``bytes`` (on the wire) count what was sent and read so far. Raises InputError for a URL, user
+    agent or number that cannot work.
     """
 
     def __init__(
@@ -96,59 +130,104 @@ class Endpoint:
         user_agent: str | None = None,
         timeout: float = 60,
         attempts: int = 4,
+        limits: Limits | None = None,
+        shared: Path | None = None,
+        on_request: Callable[[RequestRecord], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         host = _host(url)
         public = not _is_loopback(host)
-        if attempts < 1 or timeout <= 0:
-            raise InputError(f"attempts ({attempts}) and timeout ({timeout}) of an endpoint must be above 0")
+        if attempts < 1 or not 0 < timeout <= 86_400:
+            raise InputError(
+                f"attempts ({attempts}) must be above 0, timeout ({timeout}) too, and at most 86400 seconds"
+            )
         self.url, self.snapshot, self.timeout, self.attempts = url, snapshot, float(timeout), attempts
         self.user_agent = _agent(user_agent, host if public else None)
         self.requests = 0
         self.bytes = 0
-        self._sleep = sleep
+        self._sleep, self._on_request = sleep, on_request
         self._counting = threading.Lock()
-        self._gate = gate_of(urlsplit(url).netloc.lower(), public)
-        self._pool = urllib3.PoolManager(maxsize=8)
+        self._gate = gate_of(urlsplit(url).netloc.lower(), public, limits, shared)
+        self._transport = Transport(url, self.user_agent, self.timeout, self._gate.limits.in_flight)
 
     def select(self, query: str) -> list[dict[str, Term]]:
         """Rows of a SELECT query, each with the variables that are bound in it.
 
         Raises QueryTooHeavy if the query ran past the deadline or its answer stayed cut, RunError if the endpoint
-        cannot be reached, refuses this client (403) or the query (400), or still fails after the last attempt.
+        cannot be reached, refuses this client (403) or the query (400), or still fails after the last attempt;
+        InputError for a query that is no valid Unicode.
         """
+        return self._asked(query, "SELECT", _rows)
+
+    def ask(self, query: str) -> bool:
+        """The answer to an ASK query. Raises as :meth:`select` does."""
+        return self._asked(query, "ASK", _truth)
+
+    def _asked(self, query: str, form: Form, read: Callable[[Any], T]) -> T:
+        call = _Call(query, form)
+        try:
+            result = self._tried(call, read)
+        except RunError:
+            self._report(call, 0)
+            raise
+        call.outcome = "ok"
+        self._report(call, len(result) if isinstance(result, Sized) else 1)
+        return result
+
+    def _tried(self, call: _Call, read: Callable[[Any], T]) -> T:
         late = 0
         for attempt in range(1, self.attempts + 1):
             try:
-                return self._attempt(query)
-            except _FailedAttempt as failure:
+                return self._attempt(call, read)
+            except HostRefuses:
+                call.outcome = "refused"
+                raise
+            except FailedAttempt as failure:
+                call.outcome = failure.kind
                 late += failure.kind == "late"
                 # What ran into a time limit twice will do so again: a smaller query helps, a third attempt does not.
-                if attempt == self.attempts or late == 2:
+                if failure.final or attempt == self.attempts or late == 2:
                     raise self._given_up(failure, attempt) from failure
-                self._back_off(failure, attempt)
+                self._back_off(failure, attempt, call)
         raise AssertionError("the last attempt returns or raises")
 
-    def _attempt(self, query: str) -> list[dict[str, Term]]:
-        with self._gate.entered(self._sleep):
-            answer = self._wrapper(query).query()
+    def _attempt(self, call: _Call, read: Callable[[Any], T]) -> T:
+        with self._gate.entered(self._sleep, self.user_agent) as waited:
+            call.waited += waited
+            before = call.traffic.bytes
+            try:
+                answer = self._transport.wrapper(call.query, call.form, call.traffic).query()
+            except FailedAttempt as failure:
+                # Before the place at the gate is given up, so that no other thread slips through.
+                if failure.wait:
+                    self._gate.hold(failure.wait)
+                if failure.kind == "refused":
+                    self._gate.refuse(self.user_agent, self._refusal(failure))
+                raise
+            finally:
+                with self._counting:
+                    self.requests += 1
+                    self.bytes += call.traffic.bytes - before
         try:
-            return _rows(answer.convert())
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            size = len(answer.response.body)
-            raise _FailedAttempt("cut", f"the answer of {size} bytes is no whole SPARQL result ({error!r})") from error
+            return read(answer.convert())
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            body = answer.response.body
+            reason = f"the answer of {len(body)} bytes is no whole SPARQL result ({error!r})"
+            # A server that runs out of time while it sends can only write so into the answer.
+            raise FailedAttempt("late" if b"TimeoutException" in body[-20_000:] else "cut", reason) from error
 
-    def _wrapper(self, query: str) -> _Wrapper:
-        # A SPARQLWrapper is mutable, so that each request has its own.
-        wrapper = _Wrapper(self)
-        wrapper.setMethod(POST)
-        wrapper.setReturnFormat(JSON)
-        wrapper.setOnlyConneg(True)
-        wrapper.setQuery(query)
-        return wrapper
+    def _refusal(self, failure: FailedAttempt) -> str:
+        return (
+            f"{self.url} refuses this client: {failure}. It is not asked again. Check that user_agent names you; "
+            "after too many throttled requests the Wikidata Query Service bans for a day: run again tomorrow."
+        )
 
-    def _given_up(self, failure: _FailedAttempt, attempts: int) -> RunError:
+    def _given_up(self, failure: FailedAttempt, attempts: int) -> RunError:
         tries = f"after {attempts} attempt{'s' if attempts > 1 else ''}"
+        if failure.kind == "refused":
+            return HostRefuses(self._refusal(failure))
+        if failure.kind == "rejected":
+            return RunError(f"{self.url}: {failure}")
         if failure.kind == "unreached":
             return RunError(
                 f"cannot reach {self.url} {tries}: {failure}. Check the URL, the network, and that it runs."
@@ -157,121 +236,36 @@ class Endpoint:
             return RunError(f"{self.url}: {failure}, {tries}. Check the endpoint's status page or log, then run again.")
         return QueryTooHeavy(f"{self.url}: {failure}, {tries}. Ask for less at once, or allow a longer timeout.")
 
-    def _back_off(self, failure: _FailedAttempt, attempt: int) -> None:
-        if failure.wait is None:
-            pause = min(0.5 * 2 ** (attempt - 1), 30.0)
+    def _back_off(self, failure: FailedAttempt, attempt: int, call: _Call) -> None:
+        if not failure.wait:
+            start, pause = time.monotonic(), min(0.5 * 2 ** (attempt - 1), 30.0)
             self._sleep(pause * random.SystemRandom().uniform(0.75, 1.5))
+            call.waited += time.monotonic() - start
         elif failure.wait > LONGEST_WAIT:
             raise RunError(f"{self.url} asks to wait {failure.wait:.0f} s ({failure}). Run again after that time.")
-        else:
-            # Held at the gate, so that the other threads wait as well; the next attempt passes the same gate.
-            self._gate.hold(failure.wait)
 
-    def send(self, request: Request) -> _Response:
-        """One attempt: post the request, read the whole answer before the deadline, and judge its status."""
-        deadline = time.monotonic() + self.timeout
-        with self._counting:
-            self.requests += 1
+    def _report(self, call: _Call, rows: int) -> None:
+        if self._on_request is not None:
+            self._on_request(call.record(rows))
+
+
+class _Call:
+    """What is noted while one call is under way."""
+
+    def __init__(self, query: str, form: Form) -> None:
+        self.query, self.form = query, form
         try:
-            response = self._pool.urlopen(
-                "POST",
-                self.url,
-                body=request.data,
-                headers={**dict(request.header_items()), "Accept-Encoding": "gzip"},
-                timeout=urllib3.Timeout(total=self.timeout),
-                preload_content=False,
-                retries=False,
-                redirect=False,
-            )
-            body = self._read(response, deadline)
-        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
-            raise _FailedAttempt("unreached", _short(error)) from error
-        except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
-            raise _FailedAttempt("late", f"no complete answer within {self.timeout:g} s") from error
-        except urllib3.exceptions.HTTPError as error:
-            raise _FailedAttempt("passing", f"the connection broke ({_short(error)})") from error
-        self._judge(response, body)
-        return _Response(self.url, {name.lower(): value for name, value in response.headers.items()}, body)
+            self._hash = hashlib.sha256(query.encode()).hexdigest()[:16]
+        except UnicodeEncodeError as error:
+            raise InputError(f"the query {query[:80]!r} holds half a surrogate pair: use text_literal") from error
+        self._started_at, self._start = datetime.now(UTC), time.monotonic()
+        self.traffic, self.waited = Traffic(), 0.0
+        self.outcome: Outcome = "passing"
 
-    def _read(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        """The decoded body. A server that drips would stay below a time-out for each read for ever, so time is kept."""
-        chunks: list[bytes] = []
-        try:
-            while True:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    raise TimeoutError("past the deadline")
-                if (sock := getattr(response.connection, "sock", None)) is not None:
-                    sock.settimeout(remaining)
-                chunk = response.read1(1 << 16)
-                if not chunk:
-                    response.release_conn()
-                    return b"".join(chunks)
-                chunks.append(chunk)
-        except BaseException:
-            response.close()  # what is left unread would be taken for the next answer on this connection
-            raise
-        finally:
-            with self._counting:
-                self.bytes += response.tell()
-
-    def _judge(self, response: urllib3.BaseHTTPResponse, body: bytes) -> None:
-        status = response.status
-        if status == 200:
-            return
-        said = f"HTTP {status} ({body[:200].decode(errors='replace').strip() or response.reason or 'no reason given'})"
-        if status == 403:
-            raise RunError(
-                f"{self.url} refuses this client: {said}. It is not asked again. Check that user_agent names you; "
-                "after too many throttled requests the Wikidata Query Service bans for a day: run again tomorrow."
-            )
-        if status in (413, 414) or (status == 400 and _TIMED_OUT.search(body)):
-            raise QueryTooHeavy(f"{self.url} refuses the query for its size or time: {said}. Ask for less at once.")
-        if status in RETRIED:
-            late = status == 504 or (status == 500 and _TIMED_OUT.search(body))
-            raise _FailedAttempt("late" if late else "passing", said, retry_after(response.headers.get("Retry-After")))
-        if status == 400:
-            raise RunError(
-                f"{self.url} does not understand the query: {said}. This is a bug of ours, or no SPARQL 1.1."
-            )
-        if 300 <= status < 400:
-            raise RunError(
-                f"{self.url} has moved to {response.headers.get('Location')}: use that as the endpoint's url."
-            )
-        raise RunError(f"{self.url}: {said}. Check that the url is the query address of a SPARQL endpoint.")
-
-
-class _Wrapper(SPARQLWrapper):  # type: ignore[misc]  # the package's own types are not followed
-    """SPARQLWrapper with its transport replaced."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint.url, agent=endpoint.user_agent)
-        self._transport = endpoint
-
-    def _query(self) -> tuple[_Response, str]:
-        response = self._transport.send(self._createRequest())
-        kind = response.headers.get("content-type", "")
-        # SPARQLWrapper warns about any other content and hands it on raw.
-        if "json" not in kind.lower():
-            size = len(response.body)
-            raise _FailedAttempt("cut", f"the answer of {size} bytes is no SPARQL JSON but {kind or 'of unknown type'}")
-        return response, self.returnFormat
-
-
-class _Response(NamedTuple):
-    """A complete answer in the shape that SPARQLWrapper's conversion reads. Header names are in lower case."""
-
-    url: str
-    headers: dict[str, str]
-    body: bytes
-
-    def info(self) -> dict[str, str]:
-        """Headers; conversion goes by the content type."""
-        return self.headers
-
-    def read(self) -> bytes:
-        """The decoded body."""
-        return self.body
+    def record(self, rows: int) -> RequestRecord:
+        traffic, seconds = self.traffic, time.monotonic() - self._start
+        counts = traffic.status, traffic.attempts, traffic.bytes
+        return RequestRecord(self._hash, self._started_at, self.outcome, *counts, seconds, self.waited, rows)
 
 
 def _rows(result: Any) -> list[dict[str, Term]]:
@@ -279,6 +273,14 @@ def _rows(result: Any) -> list[dict[str, Term]]:
     if not isinstance(result["head"], dict) or not isinstance(result["results"]["bindings"], list):
         raise TypeError("head or bindings have another shape")
     return [{name: _term(cell) for name, cell in row.items()} for row in result["results"]["bindings"]]
+
+
+def _truth(result: Any) -> bool:
+    """The answer of a SPARQL JSON result to an ASK. Raises KeyError or TypeError if it is not one."""
+    answer = result["boolean"]
+    if not isinstance(answer, bool):
+        raise TypeError("boolean has another shape")
+    return answer
 
 
 def _term(cell: dict[str, str]) -> Term:
@@ -321,7 +323,3 @@ def _agent(user_agent: str | None, public_host: str | None) -> str:
             "set user_agent to something like 'my-study/1.0 (me@example.org)'"
         )
     return agent
-
-
-def _short(error: Exception) -> str:
-    return re.sub(r"^.*?>?: ", "", str(error), count=1)[:200]
