@@ -6,7 +6,6 @@ file, the value and the mend; what Prefect logs goes to its API, and a traceback
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -17,8 +16,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from flows.kg_commands import kg_app
+from flows.printing import Shape, console, print_rows
 from flows.server import prepare_environment
 from store.home import Home
 from store.types import InputError, RunError
@@ -34,8 +34,7 @@ study_app = typer.Typer(no_args_is_help=True, help="Run a study, or see what run
 db_app = typer.Typer(no_args_is_help=True, help="Look into the results database.")
 app.add_typer(study_app, name="study")
 app.add_typer(db_app, name="db")
-# A log file has no width of its own, and folded tables cannot be read there.
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+app.add_typer(kg_app, name="kg")
 errors = Console(stderr=True)
 
 StudyFile = Annotated[
@@ -51,14 +50,6 @@ class Stage(StrEnum):
     FINETUNE = "finetune"
     EVALUATE = "evaluate"
     REPORT = "report"
-
-
-class Shape(StrEnum):
-    """How rows are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
 
 
 @study_app.command("run")
@@ -92,7 +83,7 @@ def study_plan(
     from flows.plan import plan
 
     rows = plan(load_study(study_file), home)
-    _print_rows(rows, shape, title=f"Plan of {study_file}")
+    print_rows(rows, shape, title=f"Plan of {study_file}")
     if shape is Shape.TABLE:
         missing = sum(row["state"] != "done" for row in rows)
         tokens = sum(row["tokens"] or 0 for row in rows)
@@ -110,10 +101,10 @@ def status(
     studies, units = status_rows(home.store)
     if shape is Shape.TABLE:
         console.print(f"Store: {home.store.path}")
-        _print_rows(studies, shape, title="Studies")
-        _print_rows(units, shape, title="Units that landed")
+        print_rows(studies, shape, title="Studies")
+        print_rows(units, shape, title="Units that landed")
     else:
-        _print_rows([{"table": "study", **r} for r in studies] + [{"table": "units", **r} for r in units], shape)
+        print_rows([{"table": "study", **r} for r in studies] + [{"table": "units", **r} for r in units], shape)
 
 
 @app.command()
@@ -153,7 +144,7 @@ def db_query(
         rows = home.store.query_untrusted(sql)
     except duckdb.Error as error:
         raise InputError(f"the query failed: {error}") from None
-    _print_rows(rows, shape)
+    print_rows(rows, shape)
 
 
 def main() -> None:
@@ -208,35 +199,3 @@ def _existing_home() -> Home:
             f"no store at {home.store.path}: run a study first, or set FACTSCALE_HOME to the folder of one"
         )
     return home
-
-
-def _print_rows(rows: list[dict[str, Any]], shape: Shape, title: str | None = None) -> None:
-    if shape is Shape.JSON:
-        print(json.dumps(rows, indent=1, default=str, ensure_ascii=False))
-        return
-    if shape is Shape.CSV:
-        import csv
-
-        writer = csv.writer(sys.stdout)
-        writer.writerow(list(rows[0]) if rows else [])
-        writer.writerows([list(row.values()) for row in rows])
-        return
-    if not rows:
-        console.print(f"{title}: nothing yet" if title else "no rows")
-        return
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name, value in rows[0].items():
-        table.add_column(name, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    console.print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value).replace("[", "\\[")

@@ -14,7 +14,8 @@ import pytest
 
 from kg import server
 from kg.endpoint import Endpoint
-from kg.server import local_endpoint, snapshot_of
+from kg.loading import load
+from kg.server import local_endpoint, serve, snapshot_of
 from store.types import InputError, RunError
 
 LINE = "<http://www.wikidata.org/entity/Q1> <http://www.wikidata.org/prop/direct/P1> <http://www.wikidata.org/entity/{}> .\n"
@@ -138,6 +139,14 @@ class TestServer:
             with local_endpoint(files, tmp_path / "d") as url:
                 assert url != other
                 assert count(url) == 1
+
+    def test_a_port_of_ones_own_and_one_in_use(self, tmp_path: Path) -> None:
+        place, port = load(facts(tmp_path, "Q2"), tmp_path / "d"), server._free_port()
+        with serve(place, port=port) as url:
+            assert url == f"http://127.0.0.1:{port}/query"
+            with pytest.raises(InputError, match=f"port {port} is in use"), serve(place, port=port):
+                pass
+            assert count(url) == 1
 
     def test_a_server_that_does_not_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         files = facts(tmp_path, "Q2")
