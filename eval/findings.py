@@ -50,7 +50,7 @@ def table_rows(summary: Summary) -> list[dict[str, Any]]:
 
 def markdown_summary(summary: Summary) -> str:
     """The verdict and the result table as GitHub-flavoured Markdown, names escaped."""
-    lines = [*(_inert(sentence) + "\n" for sentence in (*verdict(summary), scope(summary))), ""]
+    lines = [*(inert(sentence) + "\n" for sentence in (*verdict(summary), scope(summary))), ""]
     heads = ("dataset", "model", "setting", "budget", "n", "accuracy (95% interval)", "majority", "missing", "cut")
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for cell in summary.cells:
@@ -65,7 +65,7 @@ def markdown_summary(summary: Summary) -> str:
             str(cell.missing),
             str(cell.cut),
         )
-        lines.append("| " + " | ".join(_inert(value) for value in values) + " |")
+        lines.append("| " + " | ".join(inert(value) for value in values) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -232,6 +232,7 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
+    """The text as it may stand in Markdown, in a table too, with nothing in it that acts."""
     # Names come from registries and benchmark files; none may open a tag or a table cell in the page that shows this.
     return escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

@@ -69,7 +69,7 @@ class Panel(NamedTuple):
 def accuracy_by_budget(summary: Summary, dataset: str) -> str:
     """Accuracy over thinking budgets: a line a setting with its 95% interval as a band, a panel a model."""
     panels = _panels(summary, dataset)
-    figure, axes = _figure(len(panels))
+    figure, axes = figure_of(len(panels))
     top, label = _scale(cell.accuracy.high for panel in panels for cell in panel.cells if cell.accuracy)
     for axis, panel in zip(axes, panels, strict=True):
         budgets = sorted({cell.budget for cell in panel.cells}, key=_budget_order)
@@ -90,10 +90,10 @@ def accuracy_by_budget(summary: Summary, dataset: str) -> str:
                 axis.text(x[0], high[0] + 0.03 * top, setting, color=colour_of(setting), ha="center", weight="bold")
             _line(axis, x, y, setting)
         axis.set_xticks(range(len(budgets)), [budget_name(budget) for budget in budgets])
-        _dress(axis, panel.title, panel.note, "thinking budget (tokens)", label, top)
+        dress(axis, panel.title, panel.note, "thinking budget (tokens)", label, top)
         axis.set_xlim(-0.25, len(budgets) - 1 + max(0.55, 0.28 * len(budgets)))
         _label_ends(axis, ends, top)
-    return _svg(figure, f"budget-{dataset}", f"Accuracy by thinking budget on {dataset}")
+    return svg_of(figure, f"budget-{dataset}", f"Accuracy by thinking budget on {dataset}")
 
 
 def pass_at_k(summary: Summary, dataset: str) -> str | None:
@@ -101,7 +101,7 @@ def pass_at_k(summary: Summary, dataset: str) -> str | None:
     panels = _panels(summary, dataset, largest=True)
     if all(cell.samples == 1 for panel in panels for cell in panel.cells):
         return None
-    figure, axes = _figure(len(panels))
+    figure, axes = figure_of(len(panels))
     top, label = _scale((p.value for panel in panels for cell in panel.cells for p in cell.pass_at_k), "pass@k")
     for axis, panel in zip(axes, panels, strict=True):
         ends = []
@@ -115,10 +115,10 @@ def pass_at_k(summary: Summary, dataset: str) -> str | None:
             _line(axis, x, y, setting)
             ends.append((setting, x[-1], y[-1]))
         axis.set_xticks(sorted({k for k in (1, 2, 4, 8, 16, 32, 64) if k <= most} | {most}))
-        _dress(axis, panel.title, panel.note, "k (samples a question)", label, top)
+        dress(axis, panel.title, panel.note, "k (samples a question)", label, top)
         axis.set_xlim(1 - 0.08 * most, most + max(0.45, 0.26 * most))
         _label_ends(axis, ends, top)
-    return _svg(figure, f"pass-{dataset}", f"pass@k at the largest budget on {dataset}")
+    return svg_of(figure, f"pass-{dataset}", f"pass@k at the largest budget on {dataset}")
 
 
 def accuracy_by_hops(summary: Summary, dataset: str) -> str | None:
@@ -127,13 +127,13 @@ def accuracy_by_hops(summary: Summary, dataset: str) -> str | None:
     models = list(dict.fromkeys(group.run.model for group in groups))
     if not models:
         return None
-    figure, axes = _figure(len(models))
+    figure, axes = figure_of(len(models))
     top, label = _scale(group.accuracy.high for group in groups)
     for axis, model in zip(axes, models, strict=True):
         _hop_bars(axis, [group for group in groups if group.run.model == model])
-        _dress(axis, model, "", "hops between question and answer (n questions)", label, top)
+        dress(axis, model, "", "hops between question and answer (n questions)", label, top)
         axis.legend(loc="upper right", frameon=False, ncols=2, fontsize=8, labelcolor=INK, handlelength=1.0)
-    return _svg(figure, f"hops-{dataset}", f"Accuracy by hops on {dataset}")
+    return svg_of(figure, f"hops-{dataset}", f"Accuracy by hops on {dataset}")
 
 
 def loss_curves(students: Sequence[Mapping[str, Any]], logs: Sequence[Mapping[str, Any]]) -> str | None:
@@ -143,15 +143,15 @@ def loss_curves(students: Sequence[Mapping[str, Any]], logs: Sequence[Mapping[st
     bases = sorted({str(student["base"]) for student in shown})
     if not bases:
         return None
-    figure, axes = _figure(len(bases))
+    figure, axes = figure_of(len(bases))
     for axis, base in zip(axes, bases, strict=True):
         highest = 0.0
         for student in (s for s in shown if s["base"] == base):
             rows = [row for row in logs if row["student_key"] == student["student_key"]]
             highest = max(highest, _loss_lines(axis, str(student["recipe"]), rows))
-        _dress(axis, base, "", "optimiser step", "loss (nats a token)", highest * 1.08 or 1.0)
+        dress(axis, base, "", "optimiser step", "loss (nats a token)", highest * 1.08 or 1.0)
         axis.legend(loc="lower left", frameon=False, fontsize=8, labelcolor=INK)
-    return _svg(figure, "loss", "Training and held-out loss by step")
+    return svg_of(figure, "loss", "Training and held-out loss by step")
 
 
 def colour_of(setting: str) -> str:
@@ -188,7 +188,8 @@ def _by_setting(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     return {setting: [cell for cell in cells if cell.run.setting == setting] for setting in order}
 
 
-def _figure(panels: int) -> tuple[Figure, list[Any]]:
+def figure_of(panels: int) -> tuple[Figure, list[Any]]:
+    """A figure in the style of the report, and its axes: as many as panels, three a row at most."""
     columns = min(max(panels, 1), _COLUMNS)
     rows = -(-max(panels, 1) // columns)
     width = 4.9 if columns == 1 else _UNIT_WIDTH * columns
@@ -212,7 +213,8 @@ def _scale(values: Any, name: str = "accuracy") -> tuple[float, str]:
     return 1.0, name
 
 
-def _dress(axis: Any, title: str, note: str, x_label: str, y_label: str, top: float) -> None:
+def dress(axis: Any, title: str, note: str, x_label: str, y_label: str, top: float) -> None:
+    """Gives an axis its title, the note under it, its labels and its scale from 0 to ``top``; the y label once a row."""
     axis.set_title(title, loc="left", color=INK, weight="bold", pad=18 if note else 8)
     axis.annotate(note, (0, 1), (0, 6), "axes fraction", textcoords="offset points", color=QUIET, fontsize=8.5)
     axis.set_xlabel(x_label)
@@ -266,7 +268,8 @@ def _loss_lines(axis: Any, recipe: str, rows: Sequence[Mapping[str, Any]]) -> fl
     return max((loss for _, loss in training + held_out), default=0.0)
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
+def svg_of(figure: Figure, name: str, title: str) -> str:
+    """The figure as SVG text to stand inline. ``name`` keeps its ids apart in a page; ``title`` is read to the blind."""
     text = StringIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         # A glyph that matplotlib's own font lacks is drawn by the reader's browser, which has it.

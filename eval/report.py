@@ -6,13 +6,8 @@ of a model, a benchmark or a graph is escaped; pictures of paths are embedded as
 
 from __future__ import annotations
 
-import base64
 import csv
-import json
 import math
-import os
-import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,18 +15,18 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval import findings, plots
 from eval.findings import markdown_summary, table_rows
-from eval.summary import SETTING_ORDER, Cell, Comparison, Group, Summary, budget_name, setting_rank
-from store.types import RunError
+from eval.pages import duration, environment, image, plot, style, write
+from eval.retrieval_report import Example, retrieval_section
+from eval.retrieval_summary import RetrievalSummary
+from eval.summary import Cell, Comparison, Group, Summary, budget_name, setting_rank
 
-__all__ = ["ReportData", "markdown_summary", "render_report", "table_rows"]
+__all__ = ["ReportData", "duration", "markdown_summary", "render_report", "table_rows"]
 
-REPORT_VERSION = "1"
-TEMPLATES = Path(__file__).parent / "templates"
+REPORT_VERSION = "2"
 Row = Mapping[str, Any]
 Item = TypeVar("Item", Cell, Comparison, Group)
 _DETAILS = ("engine", "dtype", "device", "training_set", "weights")  # what units tell of themselves beside versions
@@ -43,7 +38,8 @@ class ReportData:
 
     ``study`` (``study``), ``runs`` (``run_rows``), ``units`` (``units_of_study``), ``training`` (``training_rows``),
     ``retrieval`` (``retrieval_rows``). ``drawings`` holds SVG pictures of the paths by question key, where there are any.
-    ``seeds`` are named for people, ``versions`` are those of the program that writes the report.
+    ``seeds`` are named for people, ``versions`` are those of the program that writes the report. ``retrieval_summary`` is
+    None where no path was searched; ``retrieval_examples`` are shown with it.
     """
 
     study: Row
@@ -58,6 +54,8 @@ class ReportData:
     versions: Mapping[str, str]
     seeds: Mapping[str, int]
     generated_at: datetime
+    retrieval_summary: RetrievalSummary | None = None
+    retrieval_examples: Sequence[Example] = ()
 
 
 class Cut(NamedTuple):
@@ -81,29 +79,9 @@ def render_report(data: ReportData, output: Path) -> Path:
     Each file is replaced as a whole, the page last, so that a reader never sees half of one. Raises RunError, with the
     file's name, where it cannot be written.
     """
-    page = _environment().get_template("report.html.j2").render(**_context(data))
-    _write(output / "results.csv", _csv(table_rows(data.summary)))
-    return _write(output / "index.html", page)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": findings.percent,
-        "points": findings.points,
-        "p_value": findings.p_value,
-        "budget": budget_name,
-        "duration": duration,
-        "setting_class": lambda setting: setting if setting in SETTING_ORDER else "other",
-        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
-    }
-    return environment
+    page = environment().get_template("report.html.j2").render(**_context(data))
+    write(output / "results.csv", _csv(table_rows(data.summary)))
+    return write(output / "index.html", page)
 
 
 def _context(data: ReportData) -> dict[str, Any]:
@@ -112,7 +90,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     return {
         "data": data,
         "summary": summary,
-        "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        "style": style(),
         "runs": sorted(data.runs, key=lambda run: (run["dataset"], run["model"], setting_rank(run["setting"]))),
         "verdict": findings.verdict(summary),
         "scope": findings.scope(summary),
@@ -122,13 +100,13 @@ def _context(data: ReportData) -> dict[str, Any]:
         "budget_gains": _grouped(summary.budget_gains),
         "reach": _reach([*summary.comparisons, *summary.budget_gains]),
         "plots": {name: _plots(summary, name) for name in datasets},
-        "loss_plot": _markup(plots.loss_curves(data.training["students"], data.training["training_logs"])),
+        "loss_plot": plot(plots.loss_curves(data.training["students"], data.training["training_logs"])),
         "breakdown": {by: _breakdown(summary, by) for by in ("hops", "answer_type")},
         "units": _unit_table(data.units),
         "packages": _packages(data.units),
         "engines": _engines(data.units),
         "training_sets": [_training_set(row) for row in data.training["training_sets"]],
-        "retrieval": _retrieval(data.retrieval),
+        "retrieval_section": _retrieval_section(data),
         "examples": _examples(data),
         "questions": _questions(data.trace_samples),
     }
@@ -148,15 +126,11 @@ def _reach(comparisons: Sequence[Comparison]) -> int:
     return min(100, 10 * math.ceil(far * 10 - 1e-9) or 10)
 
 
-def _markup(svg: str | None) -> Markup | None:
-    return None if svg is None else Markup(svg)  # noqa: S704 - drawn by eval.plots, which lets matplotlib escape every name
-
-
 def _plots(summary: Summary, dataset: str) -> dict[str, Markup | None]:
     return {
-        "budget": _markup(plots.accuracy_by_budget(summary, dataset)),
-        "pass": _markup(plots.pass_at_k(summary, dataset)),
-        "hops": _markup(plots.accuracy_by_hops(summary, dataset)),
+        "budget": plot(plots.accuracy_by_budget(summary, dataset)),
+        "pass": plot(plots.pass_at_k(summary, dataset)),
+        "hops": plot(plots.accuracy_by_hops(summary, dataset)),
     }
 
 
@@ -216,17 +190,10 @@ def _training_set(row: Row) -> dict[str, Any]:
     return {**row, "numbers": numbers, "counts": counts}
 
 
-def _retrieval(rows: Sequence[Row]) -> dict[str, Any]:
-    hops = Counter("no path" if row["min_hops"] is None else str(row["min_hops"]) for row in rows)
-    return {
-        "questions": len(rows),
-        "pairs": sum(row["pairs"] for row in rows),
-        "connected": sum(row["connected"] for row in rows),
-        "paths": sum(row["paths"] for row in rows),
-        "truncated": sum(row["truncated"] > 0 for row in rows),
-        "unlabelled": sum(row["unlabelled"] for row in rows),
-        "hops": sorted(hops.items()),
-    }
+def _retrieval_section(data: ReportData) -> Markup | None:
+    if data.retrieval_summary is None:
+        return None
+    return Markup(retrieval_section(data.retrieval_summary, data.retrieval_examples))  # noqa: S704 - our own template
 
 
 def _examples(data: ReportData) -> list[dict[str, Any]]:
@@ -236,16 +203,12 @@ def _examples(data: ReportData) -> list[dict[str, Any]]:
     for row in data.training_examples:
         key = row["question_key"]
         entry = found.setdefault(
-            key, {**row, "graph": graphs.get(key, ""), "drawing": _image(data.drawings.get(key)), "traces": []}
+            key, {**row, "graph": graphs.get(key, ""), "drawing": image(data.drawings.get(key)), "traces": []}
         )
         entry["traces"].append(row)
     for entry in found.values():
         entry["traces"].sort(key=lambda row: setting_rank(row["recipe"]))
     return list(found.values())
-
-
-def _image(svg: str | None) -> str | None:
-    return None if not svg else "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def _questions(samples: Sequence[Row]) -> list[dict[str, Any]]:
@@ -281,15 +244,6 @@ def pieces(ladder: Sequence[Row]) -> tuple[Piece, ...]:
     return tuple(found)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people read them."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def _csv(rows: Sequence[Row]) -> str:
     text = StringIO()
     if rows:
@@ -297,21 +251,3 @@ def _csv(rows: Sequence[Row]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> Path:
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise RunError(
-            f"the report {path} could not be written ({error.strerror}): nothing of it was changed"
-        ) from error
-    return path

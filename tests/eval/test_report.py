@@ -18,8 +18,10 @@ import pytest
 
 from eval import plots
 from eval.report import Cut, Piece, ReportData, duration, pieces, render_report, table_rows
+from eval.retrieval_report import Example
+from eval.retrieval_summary import RetrievalRows, summarise_retrieval
 from eval.summary import summarise
-from store import queries
+from store import queries, retrieval
 from store.connection import Store
 from store.types import RunError
 
@@ -59,6 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     assert study
     key = study["study_key"]
     runs = queries.run_rows(store, key)
+    searched = RetrievalRows(**retrieval.report_rows(store, "retrieval-1", ["t0", "t1", "t2"]))
     return ReportData(
         study=study,
         summary=summarise(queries.iter_result_rows(store, key), runs),
@@ -72,6 +75,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         versions={"factscale": "0.1.0"},
         seeds={"study": 7},
         generated_at=datetime(2026, 1, 5, 12, tzinfo=UTC),
+        retrieval_summary=summarise_retrieval(searched, 3),
+        retrieval_examples=[Example(f"Which land? {made_study.HOSTILE}", "Paris", DRAWING, "France, capital, Paris")],
     )
 
 
@@ -99,6 +104,7 @@ def bare(data: ReportData) -> ReportData:
         retrieval=[],
         training_examples=[],
         trace_samples=[],
+        retrieval_summary=None,
     )
 
 
@@ -145,6 +151,7 @@ def test_the_page_says_what_was_run_and_what_came_out(page: Page, data: ReportDa
         "no limit",
         "dropped: wrong 7, too long 2",
         "3 of 6",
+        "These paths were searched with the gold answers as their ends.",
         "✓ correct",
         "✗ refused",
         "✂ budget 16",
@@ -160,6 +167,8 @@ def test_each_plot_names_itself_and_wears_the_colours_of_the_page(page: Page) ->
         "pass@k at the largest budget on starter",
         "Accuracy by hops on starter",
         "Training and held-out loss by step",
+        "Share of questions connected, right against wrong answers",
+        "Questions by hops of their shortest path",
     ]
     styles = " ".join(str(attrs.get("style")) for _, attrs in page.tags)
     assert all(f"var(--{name}, #" in styles for name in (*made_study.SETTINGS, "ink", "quiet", "rule"))
@@ -207,6 +216,7 @@ def test_a_study_of_which_nothing_landed_still_has_a_page(data: ReportData, bare
     text = render_report(bare, tmp_path).read_text(encoding="utf-8")
     assert "No scored trace has landed yet" in text
     assert "No student of this study was trained" in text
+    assert "No paths were searched in this study." in text
     only_asked = replace(bare, summary=summarise([], data.runs), runs=data.runs)
     assert "No scored trace has landed yet" in render_report(only_asked, tmp_path).read_text(encoding="utf-8")
 
