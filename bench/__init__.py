@@ -1,0 +1,1 @@
+"""Benchmarks on real data, each run alone as a module; not part of the installed package."""
