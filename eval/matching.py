@@ -19,12 +19,14 @@ does not match: which part counts is for the judge to say. Spelling distance nev
 from __future__ import annotations
 
 import inspect
+import operator
 import re
 import sys
 import unicodedata
 from collections.abc import Callable
 from fractions import Fraction
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from rapidfuzz import fuzz
 
@@ -42,6 +44,7 @@ _LETTERS = str.maketrans(
 _LETTERS |= str.maketrans({"%": " percent ", "−": "-", "⁄": "/"})
 
 
+@lru_cache(maxsize=1 << 18)
 def normalise(text: str) -> str:
     """``text`` in the form in which answers are compared.
 
@@ -125,6 +128,7 @@ class Number(NamedTuple):
     unit: str | None
 
 
+@lru_cache(maxsize=1 << 18)
 def parse_number(text: str) -> Number | None:
     """The number that the whole of ``text`` is, or None.
 
@@ -277,6 +281,7 @@ class Date(NamedTuple):
     day: int | None = None
 
 
+@lru_cache(maxsize=1 << 18)
 def parse_date(text: str) -> Date | None:
     """The date that the whole of ``text`` is, or None.
 
@@ -347,37 +352,50 @@ def parse_boolean(text: str) -> bool | None:
 # Verdicts -------------------------------------------------------------------------------------------------------------
 
 
+class Matcher:
+    """The gold answers of one question, read once, to hold many predictions against."""
+
+    def __init__(self, question: Question) -> None:
+        self._texts = {normalise(answer.text) for answer in question.answers}
+        self._aliases = {normalise(alias) for answer in question.answers for alias in answer.aliases}
+        self._rules = [
+            (
+                rule,
+                _READ[rule],
+                _SAME[rule],
+                [gold for form in question.gold if (gold := _READ[rule](form)) is not None],
+            )
+            for rule in _RULES[question.answer_type]
+        ]
+
+    def __call__(self, prediction: str | None) -> Verdict:
+        """Whether ``prediction`` is one of the gold answers, and the rule that says so. A missing prediction is wrong."""
+        rule = self.rule(prediction)
+        return Verdict(correct=rule is not None, rule=rule or "none")
+
+    def rule(self, prediction: str | None) -> str | None:
+        """The first rule that accepts the prediction; None if none does."""
+        if prediction is None or not prediction.strip():
+            return None
+        said = normalise(prediction)
+        if said in self._texts:
+            return "exact"
+        if said in self._aliases:
+            return "alias"
+        for rule, read, same, wanted in self._rules:
+            given = read(prediction) if wanted else None
+            if given is not None and any(same(given, gold) for gold in wanted):
+                return rule
+        return None
+
+
 def match(prediction: str | None, question: Question) -> Verdict:
-    """Whether ``prediction`` is one of the gold answers, and the rule that says so. A missing prediction is wrong."""
-    if prediction is None or not prediction.strip():
-        return Verdict(correct=False, rule="none")
-    said = normalise(prediction)
-    if any(said == normalise(answer.text) for answer in question.answers):
-        return Verdict(correct=True, rule="exact")
-    if any(said == normalise(alias) for answer in question.answers for alias in answer.aliases):
-        return Verdict(correct=True, rule="alias")
-    for rule in _RULES[question.answer_type]:
-        if any(_COMPARE[rule](prediction, form) for form in question.gold):
-            return Verdict(correct=True, rule=rule)
-    return Verdict(correct=False, rule="none")
+    """Whether ``prediction`` is one of the gold answers; see :class:`Matcher`, which is faster for many of one question."""
+    return Matcher(question)(prediction)
 
 
-def _numbers(prediction: str, gold: str) -> bool:
-    given, wanted = parse_number(prediction), parse_number(gold)
-    return given is not None and wanted is not None and _same_number(given, wanted)
-
-
-def _dates(prediction: str, gold: str) -> bool:
-    given, wanted = parse_date(prediction), parse_date(gold)
-    return given is not None and wanted is not None and _same_date(given, wanted)
-
-
-def _booleans(prediction: str, gold: str) -> bool:
-    given, wanted = parse_boolean(prediction), parse_boolean(gold)
-    return given is not None and given == wanted
-
-
-_COMPARE: dict[str, Callable[[str, str], bool]] = {"number": _numbers, "date": _dates, "boolean": _booleans}
+_READ: dict[str, Callable[[str], Any]] = {"number": parse_number, "date": parse_date, "boolean": parse_boolean}
+_SAME: dict[str, Callable[[Any, Any], bool]] = {"number": _same_number, "date": _same_date, "boolean": operator.eq}
 _RULES: dict[AnswerType, tuple[str, ...]] = {
     "entity": (),
     "number": ("number",),

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from flows.parameters import STARTER, Distill, Distillation, Evaluate, Evaluation, Finetune, QuestionSet, Retrieve
-from kg.starter import snapshot as starter_snapshot
+from flows.parameters import Distill, Distillation, Evaluate, Evaluation, Finetune, QuestionSet, Retrieve
+from kg.linking import LINKER_VERSION
+from kg.similarity import best_similarity
 from models.embedded import default_cache
 from models.formats import format_named
 from models.prompts import question_prompt, teacher_prompt
-from models.registry import load_registry, model_key
+from models.registry import load_registry, model_key, tokenizer_key
 from store.home import Home
 from store.types import InputError, Question, Recipe, Setting, digest
+from tasks.controls import ControlOrder
+from tasks.graphs import Source, snapshot_named
 from tasks.keys import (
     AnswerSpec,
+    ControlSpec,
     JudgeSpec,
+    LinkingSpec,
     PredictionsSpec,
     RetrievalSpec,
     StudentSpec,
@@ -30,7 +36,8 @@ from tasks.keys import (
     TrainingSetSpec,
     set_key,
 )
-from tasks.paths import NeighbourhoodsOrder, PathsOrder, Source, missing_questions, search_versions
+from tasks.links import LinksOrder, mapping_hash, unlinked_questions
+from tasks.paths import NeighbourhoodsOrder, PathsOrder, missing_questions, search_versions
 from tasks.questions import Asked, load_questions, prompt_set_key, question_key
 from tasks.students import StudentOrder
 from tasks.traces import Run, TracesOrder
@@ -39,7 +46,7 @@ from tasks.verdicts import MATCHER, PARSER, JudgeOrder, PredictionsOrder, judge_
 from tasks.weights import ModelChoice
 
 STUDENT_FORMAT = "blocks"
-QUESTIONS_A_TASK_EACH = 500
+QUESTIONS_A_TASK_EACH = 500  # beyond that a task a batch: tens of thousands of tasks cost more than their work
 QUESTIONS_A_BATCH = 100
 
 P = TypeVar("P", bound=Retrieve)
@@ -83,14 +90,35 @@ class Orders:
         return _questions(self.parameters.train)
 
     @cached_property
+    def searched_questions(self) -> tuple[Question, ...]:
+        """The questions whose paths are searched: those that teachers answer, then the sets named for analysis alone."""
+        sets = (self.parameters.train, *self.parameters.retrieve.datasets)
+        return tuple({question_key(q): q for chosen in sets for q in _questions(chosen)}.values())
+
+    @cached_property
     def source(self) -> Source:
         """Where facts come from."""
         chosen = self.parameters.retrieve
-        if chosen.endpoint == STARTER:
-            return Source(url=None, snapshot=starter_snapshot())
+        if chosen.is_url:
+            graph, url, snapshot = "", chosen.endpoint, f"{chosen.endpoint}#{chosen.snapshot}"
+        else:
+            graph, url, snapshot = chosen.endpoint, None, snapshot_named(chosen.endpoint, self.home)
         return Source(
-            url=chosen.endpoint, snapshot=f"{chosen.endpoint}#{chosen.snapshot}", user_agent=chosen.user_agent
+            graph=graph,
+            url=url,
+            snapshot=snapshot,
+            user_agent=chosen.user_agent,
+            in_flight=chosen.in_flight,
+            rate=chosen.requests_per_second,
         )
+
+    @cached_property
+    def linking(self) -> LinkingSpec:
+        """How entities are found where a dataset does not give them."""
+        chosen = self.parameters.retrieve
+        labels = ("lookup" if chosen.is_url else "index") if chosen.link_labels == "auto" else chosen.link_labels
+        mids = mapping_hash(Path(chosen.mid_map)) if chosen.mid_map else "endpoint"
+        return LinkingSpec(snapshot=self.source.snapshot, mids=mids, labels=labels, linker=LINKER_VERSION)
 
     @cached_property
     def retrieval(self) -> RetrievalSpec:
@@ -98,41 +126,91 @@ class Orders:
         chosen = self.parameters.retrieve
         return RetrievalSpec(
             snapshot=self.source.snapshot,
+            linking=self.linking.key,
             max_hops=chosen.max_hops,
+            policy=chosen.policy,
             cap=chosen.cap,
+            deep_cap=chosen.deep_cap,
             max_degree=chosen.max_degree,
+            joint=chosen.joint,
+            qualifiers=chosen.qualifiers,
             top_paths=chosen.top_paths,
             max_triples=chosen.max_triples,
+            max_tokens=chosen.max_tokens,
+            tokenizer=tokenizer_key(self.registry.entry(chosen.tokenizer)),
+            form=chosen.form,
+            similarity=best_similarity(chosen.similarity).name,
             **search_versions(),
         )
 
-    def missing_retrievals(self) -> tuple[Question, ...]:
-        """Training questions whose paths were not searched yet."""
-        return missing_questions(self.store, self.retrieval, self.train_questions)
+    def missing_retrievals(self, *, train_only: bool = False) -> tuple[Question, ...]:
+        """Questions whose paths were not searched yet."""
+        questions = self.train_questions if train_only else self.searched_questions
+        return missing_questions(self.store, self.retrieval, questions)
 
-    def neighbourhoods(self, questions: Sequence[Question]) -> NeighbourhoodsOrder:
-        """The one order for all neighbourhoods that ``questions`` need."""
-        return NeighbourhoodsOrder(
-            name="neighbourhoods", spec=self.retrieval, source=self.source, questions=tuple(questions)
+    def links(self, questions: Sequence[Question]) -> LinksOrder | None:
+        """The one order for all links that ``questions`` still lack; None where they have them."""
+        missing = unlinked_questions(self.store, self.linking, questions)
+        mid_map = self.parameters.retrieve.mid_map
+        if not missing:
+            return None
+        return LinksOrder(
+            name=f"links of {len(missing)} questions",
+            spec=self.linking,
+            source=self.source,
+            mid_map=Path(mid_map) if mid_map else None,
+            questions=missing,
         )
 
-    def paths(self, questions: Sequence[Question]) -> list[PathsOrder]:
-        """One order a question up to 500 questions, where a person wants to see each; batches of 100 beyond."""
-        size = 1 if len(questions) <= QUESTIONS_A_TASK_EACH else QUESTIONS_A_BATCH
+    def neighbourhoods(self, questions: Sequence[Question], name: str = "neighbourhoods") -> NeighbourhoodsOrder:
+        """The one order for everything that the paths of ``questions`` need from the endpoint."""
+        return NeighbourhoodsOrder(
+            name=name,
+            spec=self.retrieval,
+            linking=self.linking,
+            similarity=self.parameters.retrieve.similarity,
+            source=self.source,
+            questions=tuple(questions),
+        )
+
+    def paths(self, questions: Sequence[Question], *, each: bool) -> list[PathsOrder]:
+        """One order a question where a person wants to see ``each``, else one a batch."""
+        size = 1 if each else QUESTIONS_A_BATCH
         batches = [tuple(questions[i : i + size]) for i in range(0, len(questions), size)]
         return [
             PathsOrder(
                 name=f"paths {batch[0].id}" if len(batch) == 1 else f"paths {batch[0].id} to {batch[-1].id}",
                 spec=self.retrieval,
+                linking=self.linking,
+                similarity=self.parameters.retrieve.similarity,
+                tokenizer=self.registry.entry(self.parameters.retrieve.tokenizer),
                 questions=batch,
             )
             for batch in batches
         ]
 
+    def control(self) -> ControlOrder | None:
+        """The wrong-answer control of all searched questions; None where none is asked for."""
+        if not self.parameters.retrieve.control:
+            return None
+        spec = ControlSpec(
+            retrieval=self.retrieval.key,
+            questions=set_key([question_key(q) for q in self.searched_questions]),
+            seed=self.parameters.seed,
+        )
+        return ControlOrder(
+            name=f"control of {len(self.searched_questions)} questions",
+            spec=spec,
+            retrieval=self.retrieval,
+            linking=self.linking,
+            source=self.source,
+            questions=self.searched_questions,
+        )
+
     @cached_property
     def graphs(self) -> dict[str, str]:
         """The linearised paths of every training question, by question key. Raises Waiting if some were not searched."""
-        if missing := self.missing_retrievals():
+        if missing := self.missing_retrievals(train_only=True):
             raise Waiting(f"the paths of {len(missing)} training questions have not landed: run `retrieve` first")
         rows = self.store.query(
             "SELECT question_key, graph FROM retrievals WHERE retrieval_key = ?", [self.retrieval.key]

@@ -6,8 +6,9 @@ Each flow takes what it needs and what the flows before it needed, so that it ca
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -17,6 +18,7 @@ from models.finetune import Hyperparameters
 from store.types import Frozen, InputError, Recipe, Sampling, Setting, Split
 
 STARTER = "starter"
+_GRAPH_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 REPOSITORY = Path(__file__).resolve().parent.parent
 STUDIES = REPOSITORY / "deployments" / "studies"
 DEFAULT_REGISTRY = REPOSITORY / "deployments" / "models.yaml"
@@ -49,14 +51,17 @@ class QuestionSet(Frozen):
     dataset: str = Field(default=STARTER, min_length=1, description="A dataset's name, or `jsonl` with a path")
     split: Split = "test"
     limit: int | None = Field(default=None, ge=1, description="The first so many questions; empty for all")
-    path: str | None = Field(default=None, description="The file of a `jsonl` dataset")
+    path: str | None = Field(default=None, description="The file of the dataset; the starter set needs none")
 
 
 class Retrieval(Frozen):
     """How knowledge-graph paths are found."""
 
     endpoint: str = Field(
-        default=STARTER, description="`starter` for the facts that come with factscale, or the URL of a SPARQL endpoint"
+        default=STARTER,
+        min_length=1,
+        description="`starter` for the facts that come with factscale, the name of a graph that `factscale kg load` "
+        "loaded, or the URL of a SPARQL endpoint",
     )
     snapshot: str | None = Field(
         default=None, description="A name for the endpoint's content (a date, a dump); compulsory for a URL"
@@ -64,22 +69,78 @@ class Retrieval(Frozen):
     user_agent: str | None = Field(
         default=None, description="Who asks, with an e-mail or URL; public endpoints want it"
     )
-    max_hops: int = Field(default=3, ge=1, le=3)
+    in_flight: int | None = Field(
+        default=None, ge=1, le=64, description="Requests at a time; empty: 2 at a public host, 4 at one of this machine"
+    )
+    requests_per_second: float | None = Field(
+        default=None, gt=0, description="Empty: 2 at a public host, any number at one of this machine"
+    )
+    datasets: tuple[QuestionSet, ...] = Field(
+        default=(),
+        description="Further question sets to search, for analysis by hops; their paths are never shown to a model",
+    )
+    mid_map: str | None = Field(
+        default=None, description="A TSV file (mid, qid) for Freebase ids; empty: the endpoint is asked (P646)"
+    )
+    link_labels: Literal["auto", "index", "lookup", "off"] = Field(
+        default="auto",
+        description="Links by name where a dataset gives none. index: all names of the graph (local graphs); lookup: a "
+        "question's own words (any endpoint); auto: index for local graphs, lookup for URLs",
+    )
+    max_hops: int = Field(default=3, ge=1, le=4)
+    policy: Literal["minimal", "all"] = Field(
+        default="minimal",
+        description="minimal: the shortest paths of a pair (fs1); all: of every length up to max_hops",
+    )
+    joint: bool = Field(default=True, description="Add paths that use several entities of the question")
     cap: int = Field(default=500, ge=1, description="In-edges fetched for an entity at most; a cut is recorded")
-    max_degree: int = Field(default=500, ge=1, description="Middle nodes with more edges are not walked through")
+    deep_cap: int = Field(
+        default=20_000, ge=1, description="The cap for a cut entity of a pair that would otherwise have no path"
+    )
+    max_degree: int = Field(
+        default=500, ge=1, description="Paths through nodes with more edges are dropped where a pair has others"
+    )
+    similarity: Literal["lexical", "embedding", "mixed", "auto"] = Field(
+        default="auto",
+        description="How relations are compared with the question: by words, by a small sentence encoder (one more "
+        "package), or by both; auto: both where the encoder is installed",
+    )
+    qualifiers: bool = Field(
+        default=True, description="Fetch start, end and point in time, precision and unit of kept facts"
+    )
+    form: Literal["fs1", "verbalised"] = Field(
+        default="fs1", description="fs1: one `subject, relation, object` a line; verbalised: one sentence a line"
+    )
     top_paths: int = Field(default=5, ge=1, description="Best-ranked paths of a question that a teacher sees")
     max_triples: int = Field(default=12, ge=1, description="Distinct triples that a teacher sees at most")
+    max_tokens: int | None = Field(
+        default=None, ge=8, description="Tokens of the linearised paths at most; the lowest-ranked paths are left out"
+    )
+    tokenizer: Alias = Field(default="smollm2-135m", description="The model whose tokenizer counts, usually a student")
+    control: bool = Field(
+        default=True, description="Search for a wrong answer of each question too: what coverage is worth"
+    )
 
     @model_validator(mode="after")
     def _a_url_has_a_snapshot(self) -> Retrieval:
-        if self.endpoint != STARTER:
-            if not self.endpoint.startswith(("http://", "https://")):
-                raise ValueError(f"endpoint {self.endpoint!r} is neither `starter` nor an http(s) URL")
-            if not self.snapshot:
-                raise ValueError(
-                    f"endpoint {self.endpoint}: name its content in `snapshot`, for example the dump's date"
-                )
+        if self.is_url and not self.snapshot:
+            raise ValueError(f"endpoint {self.endpoint}: name its content in `snapshot`, for example the dump's date")
+        if not self.is_url and not _GRAPH_NAME.fullmatch(self.endpoint):
+            raise ValueError(f"endpoint {self.endpoint!r} is neither a loaded graph's name nor an http(s) URL")
+        if not self.is_url and self.snapshot:
+            raise ValueError(
+                "snapshot names the content of a URL; a loaded graph is known by its content: leave it out"
+            )
+        if self.max_degree > self.cap:
+            raise ValueError(f"max_degree {self.max_degree} is above cap {self.cap}, up to which degrees are counted")
+        if self.deep_cap < self.cap:
+            raise ValueError(f"deep_cap {self.deep_cap} is below cap {self.cap}: raise it")
         return self
+
+    @property
+    def is_url(self) -> bool:
+        """Whether the endpoint is somebody else's server."""
+        return self.endpoint.startswith(("http://", "https://"))
 
 
 class Generation(Frozen):

@@ -37,8 +37,8 @@ def check(study: Study, home: Home) -> None:
     judges = (study.evaluate.judge,) if study.evaluate.judge else ()
     for alias in (*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *judges):
         model_key(orders.registry.entry(alias), default_cache())
-    _ = orders.source
-    for questions in (study.train, *study.evaluate.datasets):
+    _ = orders.retrieval
+    for questions in (study.train, *study.retrieve.datasets, *study.evaluate.datasets):
         load_questions(questions.dataset, questions.split, questions.limit, questions.path)
 
 
@@ -73,7 +73,7 @@ def _rows(study: Study, orders: Orders) -> Iterator[Row]:
     trains = {Setting.RT, Setting.FS1} & set(study.evaluate.settings)
     if trains:
         missing = len(orders.missing_retrievals())
-        total = len(orders.train_questions)
+        total = len(orders.searched_questions)
         state = "done" if not missing else "missing" if missing == total else "partly"
         yield _row(f"paths of {total} questions", state, missing, 0)
         yield from _training_rows(study, orders)

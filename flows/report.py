@@ -15,7 +15,9 @@ from flows.orders import Orders, Waiting
 from flows.parameters import Study
 from flows.publish import gather, markdown, table
 from store.home import Home
+from tasks.keys import set_key
 from tasks.landing import submit
+from tasks.questions import question_key
 from tasks.reports import ReportOrder, draw, draw_page, report_page, report_spec, summary_of
 
 
@@ -67,13 +69,19 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
     if not home.store.query("SELECT 1 FROM studies WHERE study_key = ?", [key]):
         raise Waiting(f"study {parameters.name} has not landed with these parameters: run `evaluate` first")
     judge = orders.judge(runs)
+    control = orders.control()
+    searched = tuple(question_key(question) for question in orders.searched_questions)
     units = [run.predictions.key for run in runs] + ([judge.key] if judge else [])
+    units += [orders.retrieval.key, set_key(list(searched)), *([control.key] if control else [])]
     return ReportOrder(
         name=f"report {parameters.name}",
         study=parameters.name,
         study_key=key,
         seed=parameters.seed,
         snapshot=orders.source.snapshot,
+        retrieval=orders.retrieval.key,
+        control=control.key if control else None,
+        searched=searched,
         spec=report_spec(key, units),
     )
 

@@ -1,4 +1,4 @@
-"""The flow `retrieve`: knowledge-graph paths of the training questions, found, ranked and landed.
+"""The flow `retrieve`: knowledge-graph paths of a study's questions, linked, found, ranked and landed.
 
 Run alone: ``factscale study run deployments/studies/demo.yaml --only retrieve``.
 """
@@ -7,29 +7,44 @@ from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
-from flows.orders import Orders
+from flows.orders import QUESTIONS_A_TASK_EACH, Orders
 from flows.parameters import Retrieve
 from flows.publish import gather, threads
+from flows.retrieval import publish_retrieval
 from store.home import Home
-from tasks.landing import submit
-from tasks.paths import load_graph, neighbourhoods, paths, probe
+from tasks.controls import control
+from tasks.graphs import load_graph, probe
+from tasks.landing import run, submit
+from tasks.links import links
+from tasks.paths import neighbourhoods, paths
 from tasks.questions import register_questions
+
+QUESTIONS_A_ROUND = 5000  # fetched for together, then searched: what a killed run has to search again at most
 
 
 @flow(name="retrieve", task_runner=threads(4))
 def retrieve(parameters: Retrieve) -> int:
     """Find what is missing; a question whose paths are in the store costs nothing. Returns the questions searched now."""
     orders = Orders(parameters, Home.current())
-    register_questions(orders.store, orders.train_questions)
+    store = orders.store
     missing = orders.missing_retrievals()
-    get_run_logger().info(
-        "%d of %d questions have their paths in the store",
-        len(orders.train_questions) - len(missing),
-        len(orders.train_questions),
-    )
-    if missing:
+    control_order = orders.control()
+    controlled = control_order is None or store.has_unit(control_order.key)
+    done = len(orders.searched_questions) - len(missing)
+    get_run_logger().info("%d of %d questions have their paths in the store", done, done + len(missing))
+    if missing or not controlled:
         probe(orders.source)
-        neighbourhoods(orders.neighbourhoods(missing))
-        graph = load_graph(orders.store, orders.retrieval)
-        gather([submit(paths, order, orders.store, graph) for order in orders.paths(missing)])
+        register_questions(store, missing)
+        if linking := orders.links(missing):
+            gather([submit(links, linking, store)])
+        graph = load_graph(store, orders.retrieval.snapshot, orders.retrieval.cap)
+        rounds = [missing[i : i + QUESTIONS_A_ROUND] for i in range(0, len(missing), QUESTIONS_A_ROUND)]
+        for number, some in enumerate(rounds, start=1):
+            name = f"neighbourhoods {number}" if len(rounds) > 1 else "neighbourhoods"
+            run(neighbourhoods, orders.neighbourhoods(some, name), graph)
+            each = len(missing) <= QUESTIONS_A_TASK_EACH
+            gather([submit(paths, order, store, graph) for order in orders.paths(some, each=each)])
+        if control_order is not None and not controlled:
+            gather([submit(control, control_order, store, graph)])
+    publish_retrieval(orders, draw=bool(missing) or not controlled)
     return len(missing)

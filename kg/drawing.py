@@ -1,262 +1,192 @@
-"""Paths as a small picture: a self-contained SVG with the question entity on the left and the target on the right.
+"""Paths as a picture: a self-contained SVG with the question entity on the left, the answer on the right, scores below.
 
-The layout is our own, since the picture is small and its columns are known: the number of hops from the source. Arrows
-point the way the statement does, so that an inverse step is seen to run from right to left.
+Arrows point the way the statement does, so that an inverse step is seen to run from right to left. A table under the
+picture shows what each path's score is the sum of.
 """
 
 from __future__ import annotations
 
-import html
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import hypot
-from typing import NamedTuple
+from types import MappingProxyType
 
-from store.types import Path, Triple
+from kg.layout import BOX_WIDTH, NOTE_HEIGHT, Arrow, Box, Tag, columns_of, laid_out
+from kg.linearise import Details, object_text
+from kg.score_table import ROW_HEIGHT, TABLE_WIDTH, score_table
+from kg.svg_text import (
+    BOLD,
+    INK,
+    LETTER_WIDTH,
+    LINE_HEIGHT,
+    MIDDLE,
+    NUMBERS,
+    QUIET,
+    escaped,
+    shortened,
+    text_element,
+    text_lines,
+)
+from kg.walks import Edge, ShownPath, described, label_or_id, numbered_paths, statement_edges
+from store.types import Path
 
-MOST_PATHS = 8
+MOST_PATHS, MOST_DROPPED = 8, 5
+WIDEST = 1280  # pixels
+BOX_LETTERS, BOX_LINES = 20, 2
+MARGIN, TOP = 24, 48  # pixels
 
-BOX_WIDTH, BOX_LETTERS, BOX_LINES, LINE_HEIGHT = 156, 20, 2, 17
-EDGE_LETTERS, COLUMN_GAP, ROW_GAP = 26, 210, 30
-PARALLEL_GAP = 24  # between statements that join the same two boxes
-MARGIN, TOP = 24, 48
-
+_NO_DETAILS: Details = MappingProxyType({})
 # Fill, border and text of a box; each text on its fill has a contrast above 7:1 (WCAG AAA).
 _COLOURS = {
     "source": ("#dbe9fb", "#1f5fa8", "#0b2a4d"),
     "target": ("#fdecc8", "#a36400", "#402700"),
     "middle": ("#f3f4f6", "#6b7280", "#1f2937"),
+    "dropped": ("#ffffff", "#7b828e", "#4b5563"),
 }
-_LINE, _INK = "#4b5563", "#1f2937"
+_LINE, _FAINT = "#374151", "#7b828e"
+_DASHES = ' stroke-dasharray="5 4"'
 
 
-class _Step(NamedTuple):
-    """One statement as a walk takes it: from box, to box. A literal's box is named by its statement."""
-
-    start: str
-    end: str
-    triple: Triple
-
-
-class _Box(NamedTuple):
-    """A drawn node: its text, its role and the middle of its box in pixels."""
-
-    text: str
-    kind: str
-    x: float
-    y: float
-    height: float
-
-
-class _Arrow(NamedTuple):
-    """A statement as a quadratic curve from (x1, y1) past its control point (cx, cy) to (x2, y2), in pixels."""
-
-    x1: float
-    y1: float
-    cx: float
-    cy: float
-    x2: float
-    y2: float
-    name: str
-
-    def at(self, t: float) -> tuple[float, float]:
-        """The point of the curve at a share ``t`` (0 to 1) of its way."""
-        a, b, c = (1 - t) ** 2, 2 * t * (1 - t), t**2
-        return a * self.x1 + b * self.cx + c * self.x2, a * self.y1 + b * self.cy + c * self.y2
-
-
-def path_svg(paths: Sequence[Path], labels: Mapping[str, str], title: str) -> str:
-    """An SVG of the first :data:`MOST_PATHS` paths, fit for a file or for an HTML page.
+def path_svg(
+    kept: Sequence[Path],
+    labels: Mapping[str, str],
+    title: str,
+    *,
+    dropped: Sequence[Path] = (),
+    details: Details = _NO_DETAILS,
+    answers: Collection[str] = (),
+) -> str:
+    """An SVG of the first :data:`MOST_PATHS` kept and :data:`MOST_DROPPED` dropped paths, fit for a file or an HTML page.
 
     An entity is one box, however many paths pass it; each literal statement has a box of its own. Parallel statements
-    are drawn side by side. Long names are wrapped or shortened and whole in the tooltip. All text is escaped.
+    are drawn side by side; statements that only dropped paths hold are grey and dashed. ``details`` cuts dates to their
+    precision, and adds units and qualifiers. ``answers`` (ids) are coloured as answers; without any, the ends of the
+    paths are. Paths with ``parts`` are numbered, and listed in a table with their score and what it is the sum of.
+    Long names are wrapped or shortened and whole in the tooltip. All text is escaped. At most 1280 pixels wide.
     """
-    walks = [_walk(path) for path in paths[:MOST_PATHS]]
-    boxes = _layout(walks, labels)
-    width = max([box.x + BOX_WIDTH / 2 for box in boxes.values()] + [MARGIN + 8.5 * min(len(title), 90), 240]) + MARGIN
-    height = max([box.y + box.height / 2 for box in boxes.values()] + [TOP + 24]) + MARGIN
-    arrows = [
-        _arrow(boxes, step, (position - (len(group) - 1) / 2) * PARALLEL_GAP, labels)
-        for group in _parallel(walks).values()
-        for position, step in enumerate(group)
-    ]
-    left_out = f" (first {MOST_PATHS} of {len(paths)} paths)" if len(paths) > MOST_PATHS else ""
+    shown = numbered_paths(kept[:MOST_PATHS], dropped[:MOST_DROPPED])
+    scored = [one for one in shown if one.path.parts is not None]
+    edges = statement_edges(shown, labels, details, bool(scored))
+    graph = laid_out(_boxes(shown, labels, details, frozenset(answers)), edges, WIDEST - 2 * MARGIN)
+    wide = max(graph.right - graph.left + 2 * MARGIN, TABLE_WIDTH if scored else 480)
+    graph = graph.moved((wide - graph.left - graph.right) / 2, TOP - graph.top)
+    below = graph.bottom + ROW_HEIGHT + 6
+    table, end = (
+        score_table(scored, labels, details, below + ROW_HEIGHT + 4, MARGIN, wide - MARGIN) if scored else ([], below)
+    )
+    high = end + MARGIN / 2
+    counts = [f"first {MOST_PATHS} of {len(kept)} paths"] if len(kept) > MOST_PATHS else []
+    counts += [f"first {MOST_DROPPED} of {len(dropped)} dropped"] if len(dropped) > MOST_DROPPED else []
+    left_out = f" ({', '.join(counts)})" if counts else ""
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" font-family="system-ui, sans-serif">',
-        f"<title>{_safe(title)}</title>",
-        f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',
-        _text(MARGIN, 28, _short(title, 90 - len(left_out)) + left_out, 15, _INK, 'font-weight="600"'),
-        *([] if walks else [_text(MARGIN, TOP + 12, "no paths", 13, _INK)]),
-        *(_drawn(arrow) for arrow in arrows),
-        *(_node(box) for box in boxes.values()),
-        *_tags(arrows, boxes.values()),  # last, so that no line or box covers a relation's name
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide:.0f}" height="{high:.0f}" '
+        f'viewBox="0 0 {wide:.0f} {high:.0f}" role="img" font-family="system-ui, sans-serif">',
+        f"<title>{escaped(title)}</title>",
+        f"<desc>{escaped('; '.join(described(one, labels, details) for one in shown))}</desc>",
+        f'<rect width="{wide:.0f}" height="{high:.0f}" fill="#ffffff"/>',
+        text_element(MARGIN, 28, shortened(title, (wide - 2 * MARGIN) / 8.5 - len(left_out)) + left_out, 15, INK, BOLD),
+        *([] if shown else [text_element(MARGIN, TOP + 12, "no paths", 13, INK)]),
+        *(_drawn(arrow, edge.kept) for arrow, edge in zip(graph.arrows, edges, strict=True)),
+        *(_node(box) for box in graph.boxes.values()),
+        # Last, so that no line or box covers a relation's name.
+        *(_tagged(tag, edge) for tag, edge in zip(graph.tags, edges, strict=True)),
+        *(_legend(shown, bool(answers), below) if shown else []),
+        *table,
     ]
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _walk(path: Path) -> list[_Step]:
-    node, steps = path.source, []
-    for triple in path.triples:
-        following = triple.object if triple.subject == node else triple.subject
-        steps.append(_Step(node, "\t".join(triple[:3]) if triple.literal else following, triple))
-        node = following
-    return steps
-
-
-def _parallel(walks: Sequence[Sequence[_Step]]) -> dict[frozenset[str], list[_Step]]:
-    """The distinct statements of all walks, grouped by the two boxes that they join."""
-    groups: dict[frozenset[str], dict[Triple, _Step]] = {}
-    for step in (step for walk in walks for step in walk):
-        groups.setdefault(frozenset(step[:2]), {}).setdefault(step.triple, step)
-    return {ends: list(group.values()) for ends, group in groups.items()}
-
-
-def _columns(walks: Sequence[Sequence[_Step]]) -> dict[str, int]:
-    """The column of each box: its most hops from a source on any walk; the first source stays in the first."""
-    columns: dict[str, int] = {walk[0].start: 0 for walk in walks}
-    for walk in walks:
-        for hop, step in enumerate(walk, start=1):
-            columns[step.end] = max(columns.get(step.end, 0), hop)
-    return columns | ({walks[0][0].start: 0} if walks else {})
-
-
-def _layout(walks: Sequence[Sequence[_Step]], labels: Mapping[str, str]) -> dict[str, _Box]:
-    """Boxes by name: columns from left to right, each in an order that crosses few lines and centred on the tallest."""
-    columns, parallel = _columns(walks), _parallel(walks)
-    texts = {step.end: step.triple.object for walk in walks for step in walk if step.triple.literal}
-    texts = {name: texts.get(name) or _name(name, labels) for name in columns}
-    heights = {name: 14.0 + LINE_HEIGHT * len(_wrapped(text)) for name, text in texts.items()}
-    slots = {
-        name: max(
-            heights[name] + ROW_GAP,
-            *(len(group) * PARALLEL_GAP + 24 for ends, group in parallel.items() if name in ends),
-        )
-        for name in columns
-    }
-    stacks = _stacks(columns, parallel)
-    tall = max((sum(slots[name] for name in stack) for stack in stacks.values()), default=0.0)
-    sources, targets = {walk[0].start for walk in walks}, {walk[-1].end for walk in walks}
-    boxes: dict[str, _Box] = {}
-    for column, stack in stacks.items():
-        y = TOP + (tall - sum(slots[name] for name in stack)) / 2
-        for name in stack:
-            kind = "source" if name in sources else "target" if name in targets else "middle"
-            x = MARGIN + BOX_WIDTH / 2 + column * (BOX_WIDTH + COLUMN_GAP)
-            boxes[name] = _Box(texts[name], kind, x, y + slots[name] / 2, heights[name])
-            y += slots[name]
+def _boxes(
+    shown: Sequence[ShownPath], labels: Mapping[str, str], details: Details, answers: frozenset[str]
+) -> dict[str, Box]:
+    """The boxes without their places: text, role, height. ``x`` holds the column."""
+    columns = columns_of([one.walk for one in shown])
+    literals = {step.end: step.triple for one in shown for step in one.walk if step.triple.literal}
+    sources = {one.path.source for one in shown} | {one.path.target for one in shown if one.path.kind == "between"}
+    ends = {one.walk[-1].end for one in shown}
+    on_kept = {name for one in shown if one.kept for step in one.walk for name in step[:2]}
+    boxes: dict[str, Box] = {}
+    for name, column in columns.items():
+        triple = literals.get(name)
+        text = object_text(triple, labels, details.get(triple, ())) if triple else label_or_id(name, labels)
+        target = (triple.object if triple else name) in answers if answers else name in ends
+        kind = "source" if name in sources else "target" if target else "middle" if name in on_kept else "dropped"
+        boxes[name] = Box(text, kind, float(column), 0.0, 14.0 + LINE_HEIGHT * len(_wrapped(text)))
     return boxes
 
 
-def _stacks(columns: Mapping[str, int], joined: Mapping[frozenset[str], object]) -> dict[int, list[str]]:
-    """Names by column, from top to bottom: each where the mean of its neighbours is (barycentre ordering)."""
-    near: dict[str, list[str]] = {name: [] for name in columns}
-    for ends in joined:
-        for name in ends:
-            near[name] += ends - {name}
-    stacks: dict[int, list[str]] = {}
-    for name, column in sorted(columns.items(), key=lambda item: item[1]):
-        stacks.setdefault(column, []).append(name)
-    for column in [*sorted(stacks), *sorted(stacks, reverse=True)] * 2:
-        row = {name: place - (len(stack) - 1) / 2 for stack in stacks.values() for place, name in enumerate(stack)}
-        stacks[column].sort(key=lambda name: sum(row[other] for other in near[name]) / max(len(near[name]), 1))
-    return stacks
-
-
-def _arrow(boxes: Mapping[str, _Box], step: _Step, offset: float, labels: Mapping[str, str]) -> _Arrow:
-    """The arrow of a statement, in its true direction. ``offset`` (pixels) bends it away from parallel ones."""
-    forward = step.triple.subject == step.start
-    tail, head = (boxes[step.start], boxes[step.end]) if forward else (boxes[step.end], boxes[step.start])
-    # Seen from the box further left, so that the two directions of a relation bend to different sides.
-    left, right = sorted((tail, head), key=lambda box: (box.x, box.y))
-    length = hypot(right.x - left.x, right.y - left.y) or 1.0
-    if left.x == right.x:  # two boxes of one column: around the side, not through what may lie between
-        offset += BOX_WIDTH * 0.75
-    cx = (left.x + right.x) / 2 + 2 * offset * (right.y - left.y) / length
-    cy = (left.y + right.y) / 2 + 2 * offset * (right.x - left.x) / length
-    return _Arrow(*_border(tail, cx, cy), cx, cy, *_border(head, cx, cy), _name(step.triple.predicate, labels))
-
-
-def _drawn(arrow: _Arrow) -> str:
+def _drawn(arrow: Arrow, kept: bool) -> str:
     # The head is drawn, not a <marker>: that is found by its id, and several pictures may share one HTML page.
-    x1, y1, cx, cy, x2, y2, _name = arrow
+    x1, y1, cx, cy, x2, y2 = arrow
     length = hypot(x2 - cx, y2 - cy) or 1.0
     ux, uy = (x2 - cx) / length, (y2 - cy) / length
     corners = (x2, y2), (x2 - 10 * ux + 5 * uy, y2 - 10 * uy - 5 * ux), (x2 - 10 * ux - 5 * uy, y2 - 10 * uy + 5 * ux)
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
     curve = f"M{x1:.1f} {y1:.1f}Q{cx:.1f} {cy:.1f} {x2:.1f} {y2:.1f}"
-    return f'<path d="{curve}" fill="none" stroke="{_LINE}" stroke-width="1.5"/><polygon points="{points}" fill="{_LINE}"/>'
-
-
-def _tags(arrows: Sequence[_Arrow], boxes: Iterable[_Box]) -> list[str]:
-    """The names of relations on their arrows: half-way, or a little beside it where a box or another name stands."""
-    taken: list[tuple[float, float, float, float]] = [(box.x, box.y, BOX_WIDTH, box.height) for box in boxes]
-    tags: list[str] = []
-    for arrow in arrows:
-        text = _short(arrow.name, EDGE_LETTERS)
-        width, height = 6.6 * len(text) + 6, 15.0
-        spots = [arrow.at(t) for t in (0.5, 0.4, 0.6, 0.3, 0.7)]
-        spots += [(spots[0][0], spots[0][1] + shift) for shift in (-8, 8, -16, 16)]
-        free = (
-            (x, y)
-            for x, y in spots
-            if all(abs(x - a) >= (width + w) / 2 or abs(y - b) >= (height + h) / 2 for a, b, w, h in taken)
-        )
-        x, y = next(free, spots[0])
-        taken.append((x, y, width, height))
-        ground = (
-            f'<rect x="{x - width / 2:.1f}" y="{y - 8:.1f}" width="{width:.1f}" height="16" rx="3" fill="#ffffff"/>'
-        )
-        tags.append(ground + _text(x, y + 4, text, 12, _INK, 'text-anchor="middle"', arrow.name))
-    return tags
-
-
-def _border(box: _Box, x: float, y: float) -> tuple[float, float]:
-    """Where the line from the middle of a box to (x, y) leaves it."""
-    dx, dy = x - box.x, y - box.y
-    scale = min(
-        (BOX_WIDTH / 2 + 2) / abs(dx) if dx else float("inf"), (box.height / 2 + 2) / abs(dy) if dy else float("inf")
+    colour = _LINE if kept else _FAINT
+    return (
+        f'<path d="{curve}" fill="none" stroke="{colour}" stroke-width="1.5"{"" if kept else _DASHES}/>'
+        f'<polygon points="{points}" fill="{colour}"/>'
     )
-    return (box.x + dx * min(scale, 1.0), box.y + dy * min(scale, 1.0)) if dx or dy else (box.x, box.y)
 
 
-def _node(box: _Box) -> str:
+def _tagged(tag: Tag, edge: Edge) -> str:
+    """A statement's name, the numbers of its paths in bold, and its qualifiers under it."""
+    x, y, width, height = tag.area
+    first = y - height / 2 + 12
+    numbers = f' <tspan {BOLD} fill="{NUMBERS}">{escaped(edge.numbers)}</tspan>' if edge.numbers else ""
+    return (
+        f'<rect x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="3" '
+        f'fill="#ffffff"/><text x="{x:.1f}" y="{first:.1f}" font-size="12" fill="{INK if edge.kept else QUIET}" '
+        f"{MIDDLE}>{escaped(tag.name)}<title>{escaped(edge.tooltip)}</title>{numbers}</text>"
+        + (text_element(x, first + NOTE_HEIGHT, tag.note, 10.5, QUIET, MIDDLE, edge.tooltip) if tag.note else "")
+    )
+
+
+def _node(box: Box) -> str:
     fill, border, ink = _COLOURS[box.kind]
     lines = _wrapped(box.text)
     first = box.y - (len(lines) - 1) * LINE_HEIGHT / 2 + 4.5
-    weight = "" if box.kind == "middle" else ' font-weight="600"'
+    weight = f" {BOLD}" if box.kind in ("source", "target") else ""
     texts = [
-        _text(box.x, first + place * LINE_HEIGHT, line, 13, ink, f'text-anchor="middle"{weight}')
+        text_element(box.x, first + place * LINE_HEIGHT, line, 13, ink, MIDDLE + weight)
         for place, line in enumerate(lines)
     ]
     return "\n".join(
         [
-            f"<g><title>{_safe(box.text)}</title>",
+            f"<g><title>{escaped(box.text)}</title>",
             f'<rect x="{box.x - BOX_WIDTH / 2:.1f}" y="{box.y - box.height / 2:.1f}" width="{BOX_WIDTH}" '
-            f'height="{box.height:.1f}" rx="8" fill="{fill}" stroke="{border}" stroke-width="1.5"/>',
+            f'height="{box.height:.1f}" rx="8" fill="{fill}" stroke="{border}" stroke-width="1.5"'
+            f"{_DASHES if box.kind == 'dropped' else ''}/>",
             *texts,
             "</g>",
         ]
     )
 
 
-def _text(x: float, y: float, text: str, size: int, colour: str, more: str = "", tooltip: str = "") -> str:
-    tip = f"<title>{_safe(tooltip)}</title>" if tooltip and tooltip != text else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{colour}" {more}>{tip}{_safe(text)}</text>'
+def _legend(shown: Sequence[ShownPath], answered: bool, y: float) -> list[str]:
+    """What boxes and lines stand for, in one row."""
+    entries = [
+        ("source", "question entity"),
+        ("target", "answer" if answered else "end of a path"),
+        ("kept", "kept path"),
+    ]
+    entries += [("dropped", "dropped path")] if not all(one.kept for one in shown) else []
+    parts, x = [], float(MARGIN)
+    for kind, meaning in entries:
+        if kind in ("source", "target"):
+            fill, border, _ink = _COLOURS[kind]
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y - 11:.1f}" width="24" height="14" rx="4" fill="{fill}" stroke="{border}"/>'
+            )
+        else:
+            stroke = f'stroke="{_LINE}"' if kind == "kept" else f'stroke="{_FAINT}"{_DASHES}'
+            parts.append(
+                f'<line x1="{x:.1f}" y1="{y - 4:.1f}" x2="{x + 24:.1f}" y2="{y - 4:.1f}" {stroke} stroke-width="1.5"/>'
+            )
+        parts.append(text_element(x + 31, y, meaning, 12, QUIET))
+        x += 31 + LETTER_WIDTH * len(meaning) + 22
+    return parts
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, BOX_LETTERS, max_lines=BOX_LINES, placeholder=" …") or [text]
-
-
-def _short(text: str, letters: int) -> str:
-    return text if len(text) <= letters else f"{text[: letters - 1].rstrip()}…"
-
-
-def _name(one: str, labels: Mapping[str, str]) -> str:
-    return " ".join(labels.get(one, "").split()) or one
-
-
-def _safe(text: str) -> str:
-    # XML has no control characters, not even escaped.
-    return html.escape("".join(letter if letter.isprintable() else " " for letter in text))
+    return text_lines(text, BOX_LETTERS, BOX_LINES)

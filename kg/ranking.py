@@ -1,122 +1,71 @@
-"""Which of a question's paths to keep: a lexical score of how well a path's relations fit the question.
+"""Which of a question's paths to keep: how well their relations fit the question, less soft penalties.
 
-The form of the score and its weights are those that gave a hit@1 of .82 on gold SPARQL relations where random order gave
-.12 and shortest first .66. They were set by hand; soft penalties, because hard filters on relations lose coverage.
+score = similarity - .02 * sum of log(1 + degree) over the middle nodes - .4 * hops - .2 if siblings. ``similarity`` (0 to
+1) is the mean over the steps of kg.similarity's score of the relation's label against the question without the names of its
+entities; ``degree`` counts the statements about a node, up to a cap; siblings (q -p-> x <-p- a) merely share a value.
+Penalties are soft because hard filters on relations lose coverage. The weights are those that `python -m bench.tune_ranking`
+chooses on one half of the questions whose gold relations are known; `python -m bench.kg` says what they give on the other.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
-from rapidfuzz import fuzz
+import numpy as np
+import numpy.typing as npt
 
-from store.types import Path, Triple
+from kg.search import Integers
+from store.types import Path, ScoreParts
 
-RANKING_VERSION = "1"
+RANKING_VERSION = "2"
 
-DEGREE_WEIGHT = 0.02
-LENGTH_WEIGHT = 0.15
-SIBLING_WEIGHT = 0.2
-TOKEN_SHARE = 0.7  # of the similarity; the rest is rapidfuzz, which sees what the stemmer does not
+Floats = npt.NDArray[np.float64]
 
-_STOP_WORDS = """
-    a an and are as at be been by did do does for from had has have he her his how in is it its made many much of on or
-    she than that the their them they this to was were what which who whom whose with
+
+class Weights(NamedTuple):
+    """What a unit of each penalty costs, beside a similarity of 0 to 1."""
+
+    degree: float = 0.02
+    length: float = 0.4
+    sibling: float = 0.2
+
+
+WEIGHTS = Weights()
+
+
+def score_parts(fits: Floats, degrees: Integers, steps: Integers, weights: Weights = WEIGHTS) -> Floats:
+    """The four parts of the scores of paths of one length, shape (n, 4) in the order of :class:`ScoreParts`.
+
+    ``fits`` (n, hops) is the similarity of each step's relation, ``degrees`` (n, hops - 1) the middle nodes' degrees,
+    ``steps`` (n, hops) as in :class:`kg.search.Walks`. The score is the sum of a row.
     """
-_STOP = frozenset(_STOP_WORDS.split())
-# Words that ask for a relation whose label does not hold them.
-_CUES = {
-    "actor": "cast member",
-    "big": "area population",
-    "born": "birth",
-    "book": "author",
-    "citizen": "citizenship country",
-    "city": "place location",
-    "daughter": "child",
-    "dead": "death",
-    "die": "death",
-    "discover": "inventor",
-    "flow": "mouth watercourse",
-    "found": "inception founder",
-    "high": "elevation",
-    "higher": "elevation",
-    "husband": "spouse",
-    "invent": "discoverer",
-    "job": "occupation",
-    "larger": "area population",
-    "marry": "spouse",
-    "money": "currency",
-    "neighbour": "border",
-    "novel": "author",
-    "old": "date birth",
-    "older": "date birth",
-    "paint": "creator",
-    "prize": "award",
-    "publish": "publication",
-    "release": "publication",
-    "school": "educated",
-    "sea": "basin body",
-    "song": "composer performer",
-    "son": "child",
-    "speak": "language",
-    "spoken": "language",
-    "star": "cast member",
-    "study": "educated",
-    "tall": "height",
-    "taller": "height",
-    "university": "educated",
-    "when": "date time inception",
-    "where": "place location",
-    "wife": "spouse",
-    "win": "award",
-    "won": "award",
-    "write": "author",
-    "written": "author",
-    "wrote": "author",
-    "year": "date inception",
-    "younger": "date birth",
-}
-_ENDINGS = (
-    "ations",
-    "ation",
-    "ions",
-    "ion",
-    "ings",
-    "ing",
-    "ers",
-    "ors",
-    "er",
-    "or",
-    "ied",
-    "ies",
-    "ed",
-    "es",
-    "s",
-    "e",
-)
+    paths, hops = steps.shape
+    parts = np.zeros((paths, 4))
+    parts[:, 0] = fits.mean(axis=1)
+    parts[:, 1] = -weights.degree * np.log1p(degrees).sum(axis=1)
+    parts[:, 2] = -weights.length * hops
+    parts[:, 3] = -weights.sibling * siblings(steps)
+    return np.round(parts, 6)
 
 
-def rank(
-    paths: Sequence[Path], question_text: str, labels: Mapping[str, str], degree: Callable[[str], int]
-) -> list[Path]:
-    """The paths with their score filled in, best first; equal scores keep the order they came in.
+def siblings(steps: Integers) -> npt.NDArray[np.bool_]:
+    """Whether a path goes up a relation and down the same one, so that both nodes merely share a value. Shape (n,)."""
+    # A forward step is odd; the same property walked back is the even number below it.
+    found = (steps[:, :-1] & 1 == 1) & (steps[:, 1:] == steps[:, :-1] - 1)
+    return np.asarray(found.any(axis=1), dtype=np.bool_)
 
-    score = similarity - .02 * sum of log(1 + degree) over middle nodes - .15 * hops - .2 if the path goes between
-    siblings (q -p-> x <-p- a: both merely share a value). ``similarity`` (0 to 1) is the mean over the statements of
-    :func:`similarity` between the relation's label and the question without the name of the path's source.
-    ``degree`` gives the number of statements of an entity. A relation without a label fits no question.
-    """
-    relations = {t.predicate for path in paths for t in path.triples}
-    by_source: dict[str, dict[str, float]] = {}
-    for source in {path.source for path in paths}:
-        asked = _without(question_text, labels.get(source, ""))
-        by_source[source] = {one: similarity(labels.get(one, ""), asked) for one in relations}
-    scored = [path.model_copy(update={"score": _score(path, by_source[path.source], degree)}) for path in paths]
-    return sorted(scored, key=lambda path: -path.score)
+
+def parts_of(row: Floats) -> ScoreParts:
+    """One row of :func:`score_parts`."""
+    similarity, degree, length, sibling = (float(value) + 0.0 for value in row)
+    return ScoreParts(similarity, degree, length, sibling)
+
+
+def ranked(paths: Iterable[Path]) -> list[Path]:
+    """Best first; equal scores by length and then by the statements, so that the order depends on the paths alone."""
+    return sorted(paths, key=lambda path: (-path.score, path.hops, path.source, path.target, path.triples))
 
 
 def top(paths: Sequence[Path], k: int) -> list[Path]:
@@ -132,26 +81,12 @@ def top(paths: Sequence[Path], k: int) -> list[Path]:
     return [paths[position] for position in sorted(kept)]
 
 
-def similarity(label: str, question: str) -> float:
-    """How well a relation's label fits a question, 0 to 1: .7 * share of the label's stems found, .3 * rapidfuzz ratio.
-
-    Stems of the question are widened by what its words ask for ("when" asks for a date). The ratio is the better of
-    rapidfuzz's partial ratio and token set ratio over the words that carry meaning.
-    """
-    wanted, asked = _stems(label), _asked(question)
-    if not wanted:
-        return 0.0
-    overlap = sum(stem in asked for stem in wanted) / len(wanted)
-    left, right = " ".join(wanted), " ".join(_stems(question))
-    fuzzy = max(fuzz.partial_ratio(left, right), fuzz.token_set_ratio(left, right)) / 100 if right else 0.0
-    return TOKEN_SHARE * overlap + (1 - TOKEN_SHARE) * fuzzy
-
-
-def _score(path: Path, fits: Mapping[str, float], degree: Callable[[str], int]) -> float:
-    fit = sum(fits[t.predicate] for t in path.triples) / path.hops
-    hubs = sum(math.log1p(degree(node)) for node in middle_nodes(path))
-    sibling = any(_siblings(a, b) for a, b in pairwise(path.triples))
-    return fit - DEGREE_WEIGHT * hubs - LENGTH_WEIGHT * path.hops - SIBLING_WEIGHT * sibling
+def preferred(paths: Sequence[Path], wanted: Callable[[Path], bool]) -> list[Path]:
+    """The paths but those that are not wanted where their pair has one that is; a pair never loses its last path."""
+    clear = [path for path in paths if wanted(path)]
+    pairs = {(path.source, path.target) for path in clear}
+    kept = set(map(id, clear))
+    return [path for path in paths if id(path) in kept or (path.source, path.target) not in pairs]
 
 
 def middle_nodes(path: Path) -> list[str]:
@@ -163,38 +98,8 @@ def middle_nodes(path: Path) -> list[str]:
     return passed
 
 
-def _siblings(first: Triple, second: Triple) -> bool:
-    return first.predicate == second.predicate and first.object == second.object and not first.literal
-
-
-def _without(text: str, name: str) -> str:
-    return re.sub(rf"\b{re.escape(name)}\b", " ", text, flags=re.IGNORECASE) if name else text
-
-
-@lru_cache(maxsize=4096)
-def _stems(text: str) -> tuple[str, ...]:
-    """Distinct stems of the words that carry meaning, in order."""
-    words = re.findall(r"\w+", re.sub(r"['’]s\b", "", text.lower()))
-    return tuple(dict.fromkeys(_stem(word) for word in words if word not in _STOP))
-
-
-@lru_cache(maxsize=4096)
-def _asked(question: str) -> frozenset[str]:
-    """Stems of the question, and of what its words ask for."""
-    stems = _stems(question)
-    return frozenset(stems).union(*(_stems(cue) for cue, of in _stemmed_cues() if of in stems))
-
-
-@lru_cache(maxsize=1)
-def _stemmed_cues() -> tuple[tuple[str, str], ...]:
-    return tuple((cue, _stem(word)) for word, cue in _CUES.items())
-
-
-def _stem(word: str) -> str:
-    """A light suffix stripper: "directed", "director" and "directing" meet, "capital" stays. At least 3 letters stay."""
-    if word.endswith(("ied", "ies")) and len(word) > 5:
-        return f"{word[:-3]}i"
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word.removesuffix(ending)
-    return f"{word[:-1]}i" if len(word) > 3 and word.endswith("y") else word
+def blanked(text: str, names: Iterable[str]) -> str:
+    """The question without the names of its entities, longest first: a name says nothing of the relation asked for."""
+    for name in sorted({name for name in names if name}, key=lambda name: (-len(name), name)):
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", " ", text, flags=re.IGNORECASE)
+    return text

@@ -1,203 +1,222 @@
-"""Shortest paths between the entities of a question and its answers, over neighbourhoods that are already fetched.
+"""Paths between the entities of a question and its answers, by joins in DuckDB over neighbourhoods already fetched.
 
 The policy is the one of the fs1 study (arXiv 2505.11140): for each question entity and each target apart, paths of 1 hop;
-if there is none, of 2; else of 3. A walk may follow a statement backwards, but the statement keeps its true direction.
+if there is none, of 2; else of 3 (or 4, where asked for). A walk may follow a statement backwards, but the statement keeps
+its true direction. All pairs of many questions are searched in one go: DuckDB joins their frontiers set by set.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from decimal import Decimal, InvalidOperation
-from functools import partial
-from itertools import combinations, islice, pairwise, product
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
-from kg.neighbourhoods import Direction, Graph
-from store.types import InputError, Path, Triple
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-SEARCH_VERSION = "1"
-MOST_HOPS = 3
-PATH_LIMIT = 5000  # paths of one pair: two hubs can have more than memory should hold
+from kg.graph import Graph
+from store.types import InputError, Triple
+
+SEARCH_VERSION = "2"
+MOST_HOPS = 4
+PATH_LIMIT = 5000  # paths of one pair and length: two hubs can have more than memory should hold
+PAIRS_AT_ONCE = {1: 20_000, 2: 4_000, 3: 500, 4: 25}  # so that the joins of one go fit into memory, hubs included
 
 Policy = Literal["minimal", "all"]
-_ISO_DAY = re.compile(r"(-?\d{4,})-(\d\d)-(\d\d)")
-_ISO_PREFIX = re.compile(r"-?\d{4,}(?:-\d\d(?:-\d\d)?)?")
+Integers = npt.NDArray[np.int32]
 
 
-def frontier(
-    graph: Graph,
-    question_entities: Sequence[str],
-    targets: Sequence[str],
-    max_hops: int = MOST_HOPS,
-    max_degree: int | None = None,
-) -> dict[Direction, set[str]]:
-    """Neighbourhoods still missing before this question can be searched up to ``max_hops``; empty sets when none is.
+class Pair(NamedTuple):
+    """A question entity and a target that paths are searched between."""
 
-    Asked again after each fetch. First both directions of all ends, which decide 1 and 2 hops; then, for pairs that are
-    further apart only, the out-edges of both frontiers, which decide 3. No targets (or the only question entity as its
-    own target) mean that the answer is a literal: the out-edges of all neighbours are wanted, which decide literals at
-    2 hops. Nodes with more than ``max_degree`` known statements are not expanded through: that loses paths through hubs
-    and only those. Search is then exact, but for ends whose in-edges were truncated.
+    source: str
+    target: str
+
+
+class Walks(NamedTuple):
+    """Paths of one length, a row each. ``pair`` is the position of the pair; ``nodes`` the middle nodes as integers of
+    their ids, shape (n, hops - 1); ``steps`` twice the property's integer, plus 1 where the statement is walked forward,
+    shape (n, hops). ``counts``: paths of each pair of this length, also those beyond the limit, shape (pairs,).
     """
-    _check_hops(max_hops)
-    ends = dict.fromkeys((*question_entities, *targets))
-    missing: dict[Direction, set[str]] = {
-        "out": {end for end in ends if not graph.has(end, "out")},
-        "in": {end for end in ends if max_hops > 1 and not graph.has(end, "in")},
-    }
-    if missing["out"] or missing["in"]:
-        return missing
-    through: set[str] = set()
-    if len(ends) == 1 or not targets:
-        through = set(question_entities) if max_hops > 1 else set()
-    elif max_hops > 2:
-        for source, target in product(question_entities, targets):
-            if source != target and not any(_walks(graph, source, target, hops) for hops in (1, 2)):
-                through |= {source, target}
-    for end in through:
-        missing["out"] |= {
-            node
-            for node in graph.neighbours(end)
-            if not graph.has(node, "out") and (max_degree is None or graph.degree(node) <= max_degree)
-        }
-    return missing
+
+    pair: Integers
+    nodes: Integers
+    steps: Integers
+    counts: Integers
+
+    @property
+    def hops(self) -> int:
+        """Statements of each path."""
+        return int(self.steps.shape[1])
 
 
 def search(
     graph: Graph,
-    sources: Sequence[str],
-    targets: Sequence[str],
-    max_hops: int = MOST_HOPS,
+    pairs: Sequence[Pair],
+    max_hops: int = 3,
     policy: Policy = "minimal",
     limit: int = PATH_LIMIT,
-) -> list[Path]:
-    """Simple paths of each source to each target, pair by pair, shorter ones first, then by their statements.
+) -> list[Walks]:
+    """Simple paths of each pair, one :class:`Walks` for each length from 1 to ``max_hops`` (1 to 4).
 
-    ``minimal``: all paths of the least number of hops; ``all``: of every number of hops up to ``max_hops`` (1 to 3).
-    Each parallel statement makes a path of its own, so do the two directions of a mutual relation. ``limit`` bounds the
-    paths of one pair. An entity that is source and target makes no pair. Raises InputError for other ``max_hops``.
+    ``minimal``: all paths of the least number of hops of a pair; ``all``: of every length. Each parallel statement makes
+    a path of its own, so do the two directions of a mutual relation. Of a pair with more than ``limit`` paths of one
+    length those through the least connected middle nodes are kept. A pair of an entity with itself has no path. Rows are
+    in an order that depends on the graph alone. Raises InputError for other ``max_hops``.
     """
-    _check_hops(max_hops)
-    found: list[Path] = []
-    for source, target in product(dict.fromkeys(sources), dict.fromkeys(targets)):
-        if source != target:
-            walks = _by_length(partial(_walks, graph, source, target), max_hops, policy)
-            found += [Path(source=source, target=target, triples=walk) for walk in islice(walks, limit)]
+    check_hops(max_hops)
+    found: list[Walks] = []
+    left = np.asarray([i for i, pair in enumerate(pairs) if pair.source != pair.target], dtype=np.int32)
+    ends = np.asarray([(number(p.source), number(p.target)) for p in pairs], dtype=np.int32).reshape(-1, 2)
+    with closing(graph.cursor()) as db:
+        for hops in range(1, max_hops + 1):
+            size = PAIRS_AT_ONCE[hops]
+            parts = [_walks(db, left[i : i + size], ends, hops, limit) for i in range(0, len(left), size)]
+            walks = _joined(parts, hops, len(pairs))
+            found.append(walks)
+            if policy == "minimal":
+                left = left[walks.counts[left] == 0]
     return found
 
 
-def literal_paths(
-    graph: Graph,
-    sources: Sequence[str],
-    values: Sequence[str],
-    max_hops: int = 2,
-    matches: Callable[[str, str], bool] | None = None,
-    limit: int = PATH_LIMIT,
-) -> list[Path]:
-    """Paths of the least number of hops from each source to a literal that equals one of the gold ``values``.
-
-    ``matches(literal, value)`` says what is equal; by default :func:`same_value`. The target of a path is the literal's
-    text. ``frontier`` without targets fetches what makes this exact up to 2 hops. Raises InputError as ``search`` does.
-    """
-    _check_hops(max_hops)
-    equal = matches or same_value
-    judged: dict[str, bool] = {}
-
-    def wanted(literal: str) -> bool:
-        if literal not in judged:
-            judged[literal] = any(equal(literal, value) for value in values)
-        return judged[literal]
-
-    found: list[Path] = []
-    for source in dict.fromkeys(sources):
-        walks = _by_length(partial(_literal_walks, graph, source, wanted), max_hops, "minimal")
-        found += [Path(source=source, target=walk[-1].object, triples=walk) for walk in islice(walks, limit)]
+def distances(walks: Sequence[Walks]) -> Integers:
+    """Hops of the shortest path of each pair, 0 for none, from what :func:`search` gave. Shape (pairs,)."""
+    found = np.zeros_like(walks[0].counts)
+    for some in reversed(walks):
+        found[some.counts > 0] = some.hops
     return found
 
 
-def joint_paths(
-    graph: Graph,
-    entities: Sequence[str],
-    max_hops: int = MOST_HOPS,
-    limit: int = PATH_LIMIT,
-    literal_limit: int = 20,
-) -> list[Path]:
-    """What a yes/no question can be judged by: paths of the least number of hops between its entities, in their order.
+def triples_of(walks: Walks, row: int, pair: Pair) -> tuple[Triple, ...]:
+    """The statements of one path from the pair's source to its target, each in its true direction."""
+    nodes = [pair.source, *(f"Q{node}" for node in walks.nodes[row].tolist()), pair.target]
+    found = []
+    for position, step in enumerate(walks.steps[row].tolist()):
+        here, there = nodes[position], nodes[position + 1]
+        start, end = (here, there) if step & 1 else (there, here)
+        found.append(Triple(start, f"P{step >> 1}", end))
+    return tuple(found)
 
-    A comparison (who is older, what is higher) needs no path but values: each entity's own dates and numbers follow as
-    paths of 1 hop, at most ``literal_limit`` of each. Raises InputError as ``search`` does.
-    """
-    distinct = list(dict.fromkeys(entities))
-    found = [path for a, b in combinations(distinct, 2) for path in search(graph, [a], [b], max_hops, limit=limit)]
-    for entity in distinct:
-        own = sorted(graph.literals(entity))[:literal_limit]
-        found += [Path(source=entity, target=triple.object, triples=(triple,)) for triple in own]
+
+def neighbours(graph: Graph, entities: Sequence[str]) -> dict[str, set[str]]:
+    """Known neighbours of each entity, in either direction."""
+    found: dict[str, set[str]] = {entity: set() for entity in entities}
+    asked = pa.table({"node": np.asarray([number(one) for one in found], dtype=np.int32)})
+    with closing(graph.cursor()) as db:
+        db.register("asked", asked)
+        for node, following in db.execute(
+            "SELECT DISTINCT node, next FROM asked JOIN adjacent USING (node)"
+        ).fetchall():
+            found[f"Q{node}"].add(f"Q{following}")
     return found
 
 
-def same_value(literal: str, value: str) -> bool:
-    """Whether a literal of the graph says ``value``: the same text, the same number, or a date to value's precision."""
-    if literal == value:
-        return True
-    day = _ISO_DAY.fullmatch(literal)
-    if day is not None:
-        return bool(_ISO_PREFIX.fullmatch(value)) and f"{literal}-".startswith(f"{value}-")
-    try:
-        return Decimal(literal) == Decimal(value.replace(",", "").strip())
-    except InvalidOperation:
-        return False
+def number(entity: str) -> int:
+    """The integer of an item's id."""
+    return int(entity[1:])
 
 
-def _check_hops(max_hops: int) -> None:
+def check_hops(max_hops: int) -> None:
+    """Raises InputError for a number of hops that is not searched."""
     if not 1 <= max_hops <= MOST_HOPS:
-        raise InputError(f"max_hops {max_hops} is not supported: set it to 1, 2 or 3")
+        raise InputError(f"max_hops {max_hops} is not supported: set it to 1, 2, 3 or 4")
 
 
-def _by_length(
-    walks: Callable[[int], Iterable[tuple[Triple, ...]]], max_hops: int, policy: Policy
-) -> Iterator[tuple[Triple, ...]]:
-    """Walks by number of hops; under the minimal policy those of the first number that has any."""
-    for hops in range(1, max_hops + 1):
-        some = False
-        for walk in walks(hops):
-            some = True
-            yield walk
-        if some and policy == "minimal":
-            return
+def _walks(db: duckdb.DuckDBPyConnection, pairs: Integers, ends: Integers, hops: int, limit: int) -> Walks:
+    """Paths of exactly this length of the pairs at these positions."""
+    db.register("wanted", pa.table({"pair": pairs, "s": ends[pairs, 0], "t": ends[pairs, 1]}))
+    for statement in _JOINS[hops]:
+        db.execute(statement)
+    middle, steps = [f"m{i}" for i in range(1, hops)], [f"r{i}" for i in range(1, hops + 1)]
+    columns = ", ".join(["pair", *middle, *steps])
+    most = db.execute("SELECT max(n) FROM (SELECT count(*) AS n FROM walks GROUP BY pair)").fetchone()
+    cut = ""
+    if most and most[0] is not None and most[0] > limit:
+        hubs = " + ".join(f"(SELECT count(*) FROM adjacent WHERE node = {name})" for name in middle) or "0"  # noqa: S608
+        cut = f"QUALIFY row_number() OVER (PARTITION BY pair ORDER BY {hubs}, {columns}) <= {int(limit)}"
+    table = db.execute(f"SELECT {columns} FROM walks {cut} ORDER BY {columns}").to_arrow_table()  # noqa: S608
+    counted = db.execute("SELECT pair, count(*) FROM walks GROUP BY pair").fetchnumpy()
+    counts = np.zeros(len(ends), dtype=np.int32)
+    keys = list(counted)
+    counts[counted[keys[0]]] = counted[keys[1]]
+
+    def matrix(names: list[str]) -> Integers:
+        parts = [table.column(name).to_numpy() for name in names]
+        return np.stack(parts, axis=1).astype(np.int32) if parts else np.zeros((table.num_rows, 0), dtype=np.int32)
+
+    return Walks(table.column("pair").to_numpy().astype(np.int32), matrix(middle), matrix(steps), counts)
 
 
-def _walks(graph: Graph, source: str, target: str, hops: int) -> list[tuple[Triple, ...]]:
-    """All simple paths of exactly this many hops (0 to 3) from source to target, each as its statements, sorted."""
-    found: list[tuple[Triple, ...]] = []
-    for nodes in _node_walks(graph, source, target, hops):
-        found += product(*(graph.neighbours(a)[b] for a, b in pairwise(nodes)))
-    return sorted(found)
+def _joined(parts: Sequence[Walks], hops: int, pairs: int) -> Walks:
+    if not parts:
+        none = np.zeros(0, dtype=np.int32)
+        return Walks(none, none.reshape(0, hops - 1), none.reshape(0, hops), np.zeros(pairs, dtype=np.int32))
+    return Walks(
+        np.concatenate([part.pair for part in parts]),
+        np.concatenate([part.nodes for part in parts]),
+        np.concatenate([part.steps for part in parts]),
+        np.sum([part.counts for part in parts], axis=0, dtype=np.int32),
+    )
 
 
-def _node_walks(graph: Graph, source: str, target: str, hops: int) -> Iterator[tuple[str, ...]]:
-    near, far, ends = graph.neighbours(source), graph.neighbours(target), {source, target}
-    if hops == 0 and source == target:
-        yield (source,)
-    elif hops == 1 and source != target and target in near:
-        yield source, target
-    elif hops == 2 and source != target:
-        yield from ((source, middle, target) for middle in (near.keys() & far.keys()) - ends)
-    elif hops == 3 and source != target:
-        # From the end with fewer neighbours: the other may be a hub.
-        turned = len(far) < len(near)
-        first, last = (far, near) if turned else (near, far)
-        for a in first.keys() - ends:
-            for b in (graph.neighbours(a).keys() & last.keys()) - ends - {a}:
-                yield (source, b, a, target) if turned else (source, a, b, target)
+# The step of a walk from the target is turned by flipping its last bit. Relations of the joins below:
+#   near, far   the two frontiers (pair, node, step), walked from the source and from the target
+#   walks       the result: pair, middle nodes m1.. and steps r1.. from source to target
+_FRONTIERS = (
+    "CREATE OR REPLACE TEMP TABLE near AS SELECT pair, s, t, next AS node, step FROM wanted JOIN adjacent ON node = s",
+    "CREATE OR REPLACE TEMP TABLE far AS SELECT pair, next AS node, xor(step, 1) AS step FROM wanted JOIN adjacent ON node = t",
+)
+
+_ONE = (
+    "CREATE OR REPLACE TEMP TABLE walks AS SELECT pair, step AS r1 FROM wanted JOIN adjacent ON node = s AND next = t",
+)
+
+_TWO = (
+    *_FRONTIERS,
+    "CREATE OR REPLACE TEMP TABLE walks AS SELECT pair, node AS m1, near.step AS r1, far.step AS r2 "
+    "FROM near JOIN far USING (pair, node)",
+)
+
+# The middle statements are found from the end whose frontier has the fewer statements around it, since the other may be
+# a hub, and only those that meet the other frontier; the parallel statements at both ends are joined to them last.
+_THREE = (
+    *_FRONTIERS,
+    "CREATE OR REPLACE TEMP TABLE sides AS WITH degree AS (SELECT node, count(*) AS n FROM adjacent GROUP BY node), "
+    "a AS (SELECT pair, sum(n) AS n FROM near JOIN degree USING (node) GROUP BY pair), "
+    "b AS (SELECT pair, sum(n) AS n FROM far JOIN degree USING (node) GROUP BY pair) "
+    "SELECT pair, a.n <= b.n AS forward FROM a JOIN b USING (pair)",
+    "CREATE OR REPLACE TEMP TABLE middles AS "
+    "SELECT DISTINCT n.pair, n.node AS m1, next AS m2, adjacent.step AS r2 "
+    "FROM (SELECT DISTINCT pair, node FROM near JOIN sides USING (pair) WHERE forward) n JOIN adjacent USING (node) "
+    "SEMI JOIN far ON far.pair = n.pair AND far.node = next "
+    "UNION ALL SELECT DISTINCT f.pair, next, f.node, xor(adjacent.step, 1) "
+    "FROM (SELECT DISTINCT pair, node FROM far JOIN sides USING (pair) WHERE NOT forward) f JOIN adjacent USING (node) "
+    "SEMI JOIN near ON near.pair = f.pair AND near.node = next",
+    "CREATE OR REPLACE TEMP TABLE walks AS SELECT near.pair, m1, m2, near.step AS r1, r2, far.step AS r3 "
+    "FROM middles JOIN near ON near.pair = middles.pair AND near.node = m1 "
+    "JOIN far ON far.pair = middles.pair AND far.node = m2 WHERE m1 <> t AND m2 <> s",
+)
+
+_FOUR = (
+    *_FRONTIERS,
+    "CREATE OR REPLACE TEMP TABLE near2 AS SELECT n.pair, n.node AS m1, next AS m2, adjacent.step AS r2 "
+    "FROM (SELECT DISTINCT pair, s, t, node FROM near) n JOIN adjacent USING (node) WHERE next <> s AND next <> t AND node <> t",
+    "CREATE OR REPLACE TEMP TABLE far2 AS SELECT f.pair, next AS m2, f.node AS m3, xor(adjacent.step, 1) AS r3 "
+    "FROM (SELECT DISTINCT pair, far.node FROM far JOIN wanted USING (pair) WHERE far.node <> s) f JOIN adjacent USING (node) "
+    "SEMI JOIN near2 ON near2.pair = f.pair AND near2.m2 = next",
+    "CREATE OR REPLACE TEMP TABLE walks AS SELECT near2.pair, m1, near2.m2, m3, near.step AS r1, r2, r3, far.step AS r4 "
+    "FROM near2 JOIN far2 ON near2.pair = far2.pair AND near2.m2 = far2.m2 AND m1 <> m3 "
+    "JOIN near ON near.pair = near2.pair AND near.node = m1 JOIN far ON far.pair = near2.pair AND far.node = m3",
+)
+
+_JOINS = {1: _ONE, 2: _TWO, 3: _THREE, 4: _FOUR}
 
 
-def _literal_walks(graph: Graph, source: str, wanted: Callable[[str], bool], hops: int) -> Iterator[tuple[Triple, ...]]:
-    """Simple paths of this many hops from source that end in a wanted literal."""
-    nodes = {source}
-    for _step in range(hops - 1):
-        nodes = {following for node in nodes for following in graph.neighbours(node)}
-    for node in sorted(nodes):
-        ends = sorted(triple for triple in graph.literals(node) if wanted(triple.object))
-        if ends:
-            yield from ((*walk, end) for walk in _walks(graph, source, node, hops - 1) for end in ends)
+def rows_by_pair(walks: Walks) -> Iterator[tuple[int, slice]]:
+    """Positions of the pairs that have paths, each with its rows, which stand together."""
+    bounds = [*np.flatnonzero(np.diff(walks.pair, prepend=-1)).tolist(), len(walks.pair)]
+    for start, end in pairwise(bounds):
+        yield int(walks.pair[start]), slice(start, end)

@@ -29,6 +29,9 @@ EMBEDDED = "embedded"
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model")
 """What is fetched from a hub: weights that cannot run code, and texts. Never pickles (.bin, .pt), never code (.py)."""
 
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+"""What of them makes a tokenizer."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -166,6 +169,22 @@ def model_key(entry: ModelEntry, cache: Path) -> str:
     return key if entry.adapter is None else f"{key}+{_content(entry.adapter, cache)}"
 
 
+def tokenizer_key(entry: ModelEntry) -> str:
+    """What names a model's tokenizer in a key: the embedded model's key, a hub model's id and commit, a folder's tokenizer.
+
+    Raises:
+        InputError: a hub model without a commit hash, or a folder without a tokenizer.
+    """
+    if entry.source == EMBEDDED:
+        return embedded_key()
+    if entry.folder is None:
+        return f"{entry.source}@{_commit(entry)}"
+    files = sorted(file for pattern in TOKENIZER_FILES for file in entry.folder.glob(pattern))
+    if not files:
+        raise InputError(f"model {entry.alias!r}: the folder {entry.folder} has no tokenizer.json beside the weights")
+    return digest({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
+
+
 def fetch(entry: ModelEntry, cache: Path) -> Path:
     """The folder with the weights, downloaded if need be (a hub model to the hub's own cache, which other tools share).
 
@@ -183,6 +202,13 @@ def fetch(entry: ModelEntry, cache: Path) -> Path:
     return path
 
 
+def fetch_tokenizer(entry: ModelEntry, cache: Path) -> Path:
+    """The folder with the tokenizer alone: of a hub model the weights are not downloaded. Raises as :func:`fetch` does."""
+    if entry.source == EMBEDDED or entry.folder is not None:
+        return fetch(entry, cache)
+    return _download(entry.source, _commit(entry), TOKENIZER_FILES)
+
+
 def resolve(entry: ModelEntry, cache: Path) -> ResolvedModel:
     """Key and fetched weights together; raises what ``model_key`` and ``fetch`` raise."""
     key = model_key(entry, cache)
@@ -198,11 +224,11 @@ def _commit(entry: ModelEntry) -> str:
     return entry.revision
 
 
-def _download(hub_id: str, commit: str) -> Path:
+def _download(hub_id: str, commit: str, files: tuple[str, ...] = HUB_FILES) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, revision=commit, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(hub_id, revision=commit, allow_patterns=list(files)))
     except Exception as error:  # the hub raises many types: no network, no such repository, a gated one, a full disk
         raise RunError(f"{hub_id}@{commit[:12]} cannot be downloaded: {error}") from error
 

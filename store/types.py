@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 AnswerType = Literal["entity", "number", "date", "boolean", "text"]
 Split = Literal["train", "dev", "test"]
-LinkSource = Literal["gold_qid", "mid_map", "label"]
+LinkSource = Literal["gold_qid", "gold_mid", "mid_map", "label"]
 LinkRole = Literal["question", "answer"]
+PathKind = Literal["pair", "joint", "between", "literal"]
 
 
 class Setting(StrEnum):
@@ -53,11 +54,20 @@ def digest(value: Any, length: int = 32) -> str:
 
 
 class Link(Frozen):
-    """An entity (QID) of a question or of its answer, and where the link comes from."""
+    """An entity of a question or of its answer, and where the link comes from.
 
-    entity: str = Field(pattern=r"^Q[1-9]\d*$")
+    ``entity`` is a QID, or, with the source ``gold_mid``, the Freebase id (``m.02mjmr``) that a dataset gives instead.
+    """
+
+    entity: str = Field(pattern=r"^(Q[1-9]\d*|[mg]\.[0-9a-z_]+)$")
     role: LinkRole
     source: LinkSource = "gold_qid"
+
+    @model_validator(mode="after")
+    def _only_gold_mids_are_foreign(self) -> Link:
+        if (self.source == "gold_mid") == self.entity.startswith("Q"):
+            raise ValueError(f"entity {self.entity} cannot have source {self.source}: gold_mid goes with m. and g. ids")
+        return self
 
 
 class Answer(Frozen):
@@ -87,8 +97,14 @@ class Question(Frozen):
     provenance: str = ""
 
     def entities(self, role: LinkRole) -> tuple[str, ...]:
-        """The linked entities of one role, without repeats, in order."""
-        return tuple(dict.fromkeys(link.entity for link in self.links if link.role == role))
+        """The linked entities (QIDs) of one role, without repeats, in order."""
+        found = (link.entity for link in self.links if link.role == role and link.source != "gold_mid")
+        return tuple(dict.fromkeys(found))
+
+    def freebase_ids(self, role: LinkRole) -> tuple[str, ...]:
+        """The Freebase ids of one role that a linker has to map to QIDs, without repeats, in order."""
+        found = (link.entity for link in self.links if link.role == role and link.source == "gold_mid")
+        return tuple(dict.fromkeys(found))
 
     @property
     def gold(self) -> tuple[str, ...]:
@@ -105,17 +121,42 @@ class Triple(NamedTuple):
     literal: bool = False
 
 
+class Detail(NamedTuple):
+    """What Wikidata's full statement says beyond the direct triple. A triple may stand for several statements.
+
+    ``qualifiers``: (property id, value, literal) each, the value a QID or the text of a date or number; ``precision`` of
+    a date as Wikibase counts it (9 year, 10 month, 11 day; 8 decade, 7 century); ``unit``: the QID of a quantity's unit.
+    """
+
+    qualifiers: tuple[tuple[str, str, bool], ...] = ()
+    precision: int | None = None
+    unit: str | None = None
+
+
+class ScoreParts(NamedTuple):
+    """What a path's score is the sum of; ``similarity`` counts for it, the three penalties (0 or below) against it."""
+
+    similarity: float
+    degree: float
+    length: float
+    sibling: float
+
+
 class Path(Frozen):
     """A walk of 1 or more triples from a question entity to a target, each triple in its true direction.
 
     ``target`` is an answer entity, another question entity, or the text of a literal. Neighbouring triples share a node;
-    whether the walk follows a triple forward or backward is seen from which of its ends is that node.
+    whether the walk follows a triple forward or backward is seen from which of its ends is that node. ``kind``: ``pair``
+    to an answer, ``joint`` to an answer through another question entity, ``between`` two question entities, ``literal``.
+    ``score`` is the sum of its ``parts``, once ranked.
     """
 
     source: str
     target: str
     triples: tuple[Triple, ...] = Field(min_length=1)
     score: float = 0.0
+    parts: ScoreParts | None = None
+    kind: PathKind = "pair"
 
     @property
     def hops(self) -> int:

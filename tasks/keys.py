@@ -18,6 +18,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from kg.candidates import Options
+from kg.linearise import Form
+from kg.search import Policy
 from models.finetune import Hyperparameters
 from store.types import Frozen, Recipe, Sampling, digest
 
@@ -31,20 +34,59 @@ class Spec(Frozen):
         return digest({"kind": type(self).__name__, **self.model_dump(mode="json")})
 
 
-class RetrievalSpec(Spec):
-    """How paths are found for a question. Row key of ``retrievals`` and ``paths`` together with the question's key.
+class LinkingSpec(Spec):
+    """How entities are found for a question. Row key of ``linkings`` and ``resolved_links`` with the question's key.
 
-    ``snapshot`` identifies the content of the graph (and so the endpoint); ``search`` and ``ranking`` are versions of the code.
+    ``mids``: where Freebase ids are mapped (``endpoint``, or the hash of a mapping file); ``labels``: how names are
+    looked for (``off``, ``index`` of all names of the graph, ``lookup`` of a question's own words); ``linker``: the version
+    of the code.
     """
 
     snapshot: str
+    mids: str
+    labels: str
+    linker: str
+
+
+class RetrievalSpec(Spec):
+    """How paths are found for a question. Row key of ``retrievals`` and ``paths`` together with the question's key.
+
+    ``snapshot`` identifies the content of the graph (and so the endpoint); ``linking`` is the key of the links that are
+    searched from; ``similarity`` names the score of relations, ``tokenizer`` the model whose tokens are counted; ``search``,
+    ``ranking`` and ``wording`` are versions of the code. Left out: pacing, threads and batch sizes, which change no result.
+    """
+
+    snapshot: str
+    linking: str
     max_hops: int
+    policy: Policy
     cap: int
+    deep_cap: int
     max_degree: int
+    joint: bool
+    qualifiers: bool
     top_paths: int
     max_triples: int
+    max_tokens: int | None
+    tokenizer: str
+    form: Form
+    similarity: str
     search: str
     ranking: str
+    wording: str
+
+    @property
+    def options(self) -> Options:
+        """What the search is given."""
+        return Options(**{name: getattr(self, name) for name in Options.model_fields})
+
+
+class ControlSpec(Spec):
+    """The wrong-answer control of a retrieval over one set of questions: which wrong answers, and how they were drawn."""
+
+    retrieval: str
+    questions: str
+    seed: int
 
 
 class ThoughtSpec(Spec):
@@ -126,7 +168,7 @@ class ReportSpec(Spec):
     version: str
 
 
-UnitKind = Literal["traces", "training_set", "student", "predictions", "verdicts", "report"]
+UnitKind = Literal["control", "traces", "training_set", "student", "predictions", "verdicts", "report"]
 
 
 def thought_id(spec: ThoughtSpec, dataset: str, question_id: str, prompt_key: str, sample: int) -> str:

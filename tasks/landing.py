@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
+from prefect.utilities.annotations import quote
 
 from store.connection import Store, Unit
 from store.types import RunError
@@ -70,7 +71,13 @@ def submit(
     """Submit one unit. Its cached state counts only if the unit stands in the store (or ``missing`` says otherwise)."""
     refresh = not store.has_unit(order.key) if missing is None else missing
     chosen = task.with_options(refresh_cache=refresh, task_run_name=order.name.replace("{", "("))
-    return chosen.submit(order, *arguments)
+    # Quoted, so that Prefect does not look for futures in tens of thousands of questions: a millisecond each.
+    return chosen.submit(quote(order), *map(quote, arguments))
+
+
+def run(task: Task[..., Any], *arguments: Any) -> Any:
+    """Run a task that is no unit, here and now, with its arguments quoted as in :func:`submit`."""
+    return task(*map(quote, arguments))
 
 
 @cache

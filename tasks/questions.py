@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +26,20 @@ def load_questions(dataset: str, split: Split, limit: int | None, path: str | No
     return load(dataset, split, limit=limit, path=Path(path) if path else None)
 
 
+# A benchmark's keys are asked for by every step of a flow. Known by the object, which cannot change, since comparing or
+# hashing a question costs as much as its key.
+_keys: dict[int, tuple[weakref.ref[Question], str]] = {}
+
+
 def question_key(question: Question) -> str:
     """Content key of a question with its gold answers and links; where it was read from does not matter."""
-    return digest(question.model_dump(mode="json", exclude={"provenance"}))
+    place = id(question)
+    known = _keys.get(place)
+    if known is not None and known[0]() is question:
+        return known[1]
+    key = digest(question.model_dump(mode="json", exclude={"provenance"}))
+    _keys[place] = (weakref.ref(question, lambda _: _keys.pop(place, None)), key)
+    return key
 
 
 def gold_key(question: Question) -> str:
@@ -49,7 +61,10 @@ def register_questions(store: Store, questions: Sequence[Question]) -> None:
 def stored_questions(store: Store, keys: Sequence[str]) -> dict[str, Question]:
     """Questions of the store by their keys; unknown keys are left out."""
     rows = store.query_for(keys, "SELECT q.* FROM questions q SEMI JOIN wanted_ids ON wanted = question_key")
-    links = store.query_for(keys, "SELECT l.* FROM links l SEMI JOIN wanted_ids ON wanted = question_key")
+    links: dict[str, list[Link]] = {}
+    for row in store.query_for(keys, "SELECT l.* FROM links l SEMI JOIN wanted_ids ON wanted = question_key"):
+        link = Link(entity=row["entity"], role=row["role"], source=row["source"])
+        links.setdefault(row["question_key"], []).append(link)
     return {
         row["question_key"]: Question(
             id=row["question_id"],
@@ -60,11 +75,7 @@ def stored_questions(store: Store, keys: Sequence[str]) -> dict[str, Question]:
             answer_type=row["answer_type"],
             hops=row["hops"],
             provenance=row["provenance"],
-            links=tuple(
-                Link(entity=link["entity"], role=link["role"], source=link["source"])
-                for link in links
-                if link["question_key"] == row["question_key"]
-            ),
+            links=tuple(links.get(row["question_key"], ())),
         )
         for row in rows
     }

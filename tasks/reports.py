@@ -5,34 +5,37 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 
 from eval.report import REPORT_VERSION, ReportData, render_report
 from eval.summary import Summary, summarise
-from kg.drawing import path_svg
 from store import queries
 from store.connection import Store
 from store.home import Home
-from store.types import Frozen, RunError, Triple
-from store.types import Path as GraphPath
+from store.types import Frozen, RunError
 from tasks.keys import ReportSpec
 from tasks.landing import UNIT_OPTIONS, Clock, versions
-from tasks.paths import load_labels
+from tasks.retrieval_reports import path_drawings, retrieval_examples, retrieval_summary
 
 _TEST_QUESTIONS = 4
 _TRAINING_QUESTIONS = 4
 
 
 class ReportOrder(Frozen):
-    """A work order: the report of one study, into the folder of its name."""
+    """A work order: the report of one study, into the folder of its name.
+
+    ``searched`` are the keys of the questions whose paths were searched, ``retrieval`` and ``control`` how.
+    """
 
     name: str
     study: str
     study_key: str
     seed: int
     snapshot: str
+    retrieval: str
+    control: str | None
+    searched: tuple[str, ...]
     spec: ReportSpec
 
     @property
@@ -80,7 +83,11 @@ def draw_page(order: ReportOrder, home: Home) -> Path:
         retrieval=retrieval,
         training_examples=examples,
         trace_samples=queries.trace_samples(store, study_key, _shown_questions(store, study_key)),
-        drawings=_drawings(store, order.snapshot, examples, retrieval),
+        drawings=path_drawings(
+            store, order.snapshot, order.retrieval, {one["question_key"]: one["question"] for one in examples}
+        ),
+        retrieval_summary=retrieval_summary(store, order.retrieval, order.searched, order.control),
+        retrieval_examples=retrieval_examples(store, order.snapshot, order.retrieval, order.searched),
         versions=json.loads(versions()),
         seeds={"study": order.seed},
         generated_at=datetime.now(UTC),
@@ -103,27 +110,3 @@ def _shown_questions(store: Store, study_key: str) -> list[str]:
         [study_key, _TEST_QUESTIONS],
     )
     return [row["question_key"] for row in rows]
-
-
-def _drawings(
-    store: Store, snapshot: str, examples: list[dict[str, Any]], retrieval: list[dict[str, Any]]
-) -> dict[str, str]:
-    labels = load_labels(store, snapshot)
-    keys = {row["question_key"]: row["retrieval_key"] for row in retrieval}
-    drawings = {}
-    for example in examples:
-        question_key = example["question_key"]
-        rows = queries.paths_of(store, keys[question_key], question_key) if question_key in keys else []
-        kept = [
-            GraphPath(
-                source=row["source"],
-                target=row["target"],
-                triples=tuple(Triple(*triple) for triple in row["triples"]),
-                score=row["score"],
-            )
-            for row in rows
-            if row["kept"]
-        ]
-        if kept:
-            drawings[question_key] = path_svg(kept, labels, title=f"Paths of: {example['question']}")
-    return drawings

@@ -14,12 +14,12 @@ from prefect import task
 
 from eval.answers import PARSER_VERSION, extract
 from eval.judge import parse_verdict, prediction_key
-from eval.matching import MATCHER_VERSION, answer_class, match
+from eval.matching import MATCHER_VERSION, Matcher, answer_class
 from models.prompts import judge_prompt
 from models.session import ModelSession
 from store.connection import Store
 from store.home import Home
-from store.types import Frozen, Question, Sampling, digest
+from store.types import Frozen, Question, Sampling, Verdict, digest
 from tasks.keys import JudgeSpec, PredictionsSpec
 from tasks.landing import UNIT_OPTIONS, Clock
 from tasks.progress import progress
@@ -89,6 +89,7 @@ def land_predictions(order: PredictionsOrder, store: Store) -> int:
     questions = {(q.dataset, q.id): q for q in order.questions}
     tables: dict[str, list[dict[str, Any]]] = {"predictions": [], "verdicts": []}
     judged: set[tuple[str, str]] = set()
+    matchers: dict[str, Matcher] = {}
     with progress(order.name, len(order.questions)) as meter:
         rows = _unit_traces(store, order)
         for row in rows:
@@ -108,7 +109,9 @@ def land_predictions(order: PredictionsOrder, store: Store) -> int:
             )
             if key is not None and (gold_key(question), key) not in judged:
                 judged.add((gold_key(question), key))
-                tables["verdicts"].append(_matched(order.spec.matcher, question, key, found.prediction))
+                matcher = matchers.setdefault(gold_key(question), Matcher(question))
+                verdict = matcher(found.prediction)
+                tables["verdicts"].append(_matched(order.spec.matcher, verdict, gold_key(question), key))
         store.land(tables, clock.unit("predictions", order, order.spec, rows=len(rows)))
         meter.advance(len(order.questions))
     return len(rows)
@@ -155,12 +158,11 @@ def _ask(session: ModelSession, order: JudgeOrder, pairs: Sequence[dict[str, Any
     return rows
 
 
-def _matched(matcher: str, question: Question, key: str, prediction: str | None) -> dict[str, Any]:
-    verdict = match(prediction, question)
+def _matched(matcher: str, verdict: Verdict, gold: str, prediction: str) -> dict[str, Any]:
     return {
         "judge": matcher,
-        "gold_key": gold_key(question),
-        "prediction_key": key,
+        "gold_key": gold,
+        "prediction_key": prediction,
         "correct": bool(verdict.correct),
         "rule": verdict.rule,
         "reply": "",

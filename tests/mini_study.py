@@ -15,7 +15,7 @@ MINI: dict[str, Any] = {
     "name": "mini",
     "seed": 3,
     "train": {"split": "train", "limit": TRAIN},
-    "retrieve": {"top_paths": 2, "max_triples": 3},
+    "retrieve": {"top_paths": 2, "max_triples": 3, "similarity": "lexical"},
     "generation": {"engine": "transformers", "dtype": "float32", "chunk": CHUNK, "batch_size": CHUNK},
     "distill": {
         "recipes": ["fs1"],

@@ -21,6 +21,9 @@ HERE = Path(__file__).resolve().parent
 
 WD = "http://www.wikidata.org/entity/"
 WDT = "http://www.wikidata.org/prop/direct/"
+PROP = "http://www.wikidata.org/prop/"
+VALUE = "http://www.wikidata.org/value/"
+RDF_TYPE = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type"
 RDFS_LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
 SKOS_ALT_LABEL = "http://www.w3.org/2004/02/skos/core#altLabel"
 WIKIBASE = "http://wikiba.se/ontology#"
@@ -256,7 +259,9 @@ def date_parts(value: str) -> tuple[int, ...]:
 
 
 def write_ntriples(path: Path) -> str:
-    """Write the slice in the form of Wikidata's truthy N-Triples; returns the sha256 of the content.
+    """Write the slice as Wikidata's N-Triples; returns the sha256 of the content.
+
+    Truthy triples, and for dates the full statements too, which hold the precision.
 
     The order is fixed, so the same slice always gives the same bytes.  The file appears under its name only
     when it is complete.
@@ -291,6 +296,20 @@ def _ntriples() -> Iterator[str]:
             yield f'<{WD}{qid}> <{SKOS_ALT_LABEL}> "{_escaped(alias)}"@en .'
     for fact in _facts():
         yield f"<{WD}{fact.subject}> <{WDT}{fact.property}> {_term(fact)} ."
+        if fact.datatype == "time":
+            yield from _statement(fact)
+
+
+def _statement(fact: Fact) -> Iterator[str]:
+    """The full statement of a date, which says how far it is known; the direct triple cannot."""
+    name = hashlib.sha256("\t".join(fact).encode()).hexdigest()[:32]
+    node, value = f"<{WD}statement/{fact.subject}-{name}>", f"<{VALUE}{name}>"
+    yield f"<{WD}{fact.subject}> <{PROP}{fact.property}> {node} ."
+    yield f"{node} <{RDF_TYPE}> <{WIKIBASE}BestRank> ."
+    yield f"{node} <{PROP}statement/{fact.property}> {_term(fact)} ."
+    yield f"{node} <{PROP}statement/value/{fact.property}> {value} ."
+    yield f"{value} <{WIKIBASE}timeValue> {_term(fact)} ."
+    yield f'{value} <{WIKIBASE}timePrecision> "{8 + len(date_parts(fact.object))}"^^<{XSD}integer> .'
 
 
 def _term(fact: Fact) -> str:

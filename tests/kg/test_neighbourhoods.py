@@ -1,18 +1,29 @@
-"""Neighbourhoods from a real SPARQL server, and the graph that they make."""
+"""Neighbourhoods, labels and degrees from a real SPARQL server."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
 from kg.endpoint import Endpoint, QueryTooHeavy, Term
-from kg.neighbourhoods import Expansion, Graph, date_text, expand, labels, number_text
-from kg.search import frontier, search
+from kg.neighbourhoods import (
+    SUCCESSES,
+    BatchSize,
+    Expansion,
+    date_text,
+    degrees,
+    expand,
+    labels,
+    number_text,
+    union,
+)
 from kg.server import local_endpoint
-from kg.starter import entities, facts, properties, question_records, write_ntriples
+from kg.starter import entities, facts, properties, write_ntriples
 from store.types import InputError, Triple
 
 FACTS = """
@@ -178,7 +189,15 @@ class TestHalving:
         whole = flat(expand(Endpoint(url, snapshot="t"), ids, direction))  # type: ignore[arg-type]
         narrow = Narrow(url, snapshot="t")
         assert flat(expand(narrow, ids, direction)) == whole  # type: ignore[arg-type]
-        assert narrow.requests == 7 + 6
+        # 7 and 3 are refused, 1 is not; after 4 single ones, 2 is tried once and refused.
+        assert narrow.requests == 7 + 3
+
+    def test_later_batches_start_from_the_size_that_passed(self, url: str) -> None:
+        narrow = Narrow(url, snapshot="t")
+        narrow.most = 2
+        ids = [f"Q{i}" for i in range(1, 10)]
+        assert list(flat(expand(narrow, ids, "out", batch=4))) == ids
+        assert narrow.requests == 1 + 5, "4 refused; 2, 2, 2, 2; then 1 is left"
 
     def test_a_single_entity_that_is_refused_is_an_error(self, url: str) -> None:
         narrow = Narrow(url, snapshot="t")
@@ -194,6 +213,12 @@ class TestInput:
             list(expand(endpoint, ["Q1 . } #"], "in"))
         with pytest.raises(InputError, match="cap"):
             list(expand(endpoint, ["Q1"], "in", cap=0))
+        with pytest.raises(InputError, match="batch"):
+            list(expand(endpoint, ["Q1"], "in", batch=0))
+        with pytest.raises(InputError, match="cap"):
+            degrees(endpoint, ["Q1"], cap=0)
+        with pytest.raises(InputError, match="Q42"):
+            degrees(endpoint, ["Q1 }"])
         with pytest.raises(InputError, match="Q42"):
             labels(endpoint, ['x"'])
 
@@ -231,59 +256,105 @@ class TestText:
         assert number_text(value) == text
 
 
-class TestGraph:
-    A, B, C = Triple("Q1", "P1", "Q2"), Triple("Q1", "P2", "Q2"), Triple("Q2", "P1", "Q1")
-    DATE = Triple("Q1", "P569", "1879-03-14", True)
+class Odd(Endpoint):
+    """An endpoint that repeats rows, and adds ones about entities that nobody asked about."""
 
-    def test_parallel_and_mutual_statements_stay_apart_and_none_is_doubled(self) -> None:
-        graph = Graph([Expansion("Q1", "out", (self.A, self.B, self.DATE))])
-        graph.add(one for one in [Expansion("Q1", "in", (self.C,)), Expansion("Q2", "in", (self.A, self.B))])
-        assert len(graph.triples) == 4
-        assert graph.incident("Q1") == (self.A, self.B, self.DATE, self.C)
-        assert graph.incident("Q2") == (self.A, self.B, self.C)
-        assert graph.incident("1879-03-14") == ()
-        assert graph.degree("Q1") == graph.degree("Q2") == 3
-        assert graph.degree("Q9") == 0
-
-    def test_what_was_added_is_known_also_if_empty_or_cut(self) -> None:
-        graph = Graph([Expansion("Q1", "out", ()), Expansion("Q2", "in", (self.A,), True)])
-        assert graph.has("Q1", "out")
-        assert not graph.has("Q1", "in")
-        assert graph.truncated("Q2")
-        assert not graph.truncated("Q1")
-
-    def test_a_statement_about_itself_is_one(self) -> None:
-        own = Triple("Q1", "P1", "Q1")
-        graph = Graph([Expansion("Q1", "out", (own,)), Expansion("Q1", "in", (own,))])
-        assert graph.incident("Q1") == (own,)
-        assert graph.degree("Q1") == 1
+    def select(self, query: str) -> list[dict[str, Term]]:
+        rows = super().select(query)
+        stray = {"e": "Q77", "p": "P31", "s": "Q3", "id": "Q77", "n": "7"}
+        other = {name: Term(value, "literal") for name, value in stray.items()}
+        other |= {"o": Term("http://www.wikidata.org/entity/Q5", "uri"), "label": Term("stray", "literal", lang="en")}
+        return [*rows, *rows, other]
 
 
 @pytest.mark.real
-def test_the_starter_slice_in_few_requests(tmp_path: Path) -> None:
-    """All questions together: a handful of requests, and every entity answer is reached."""
+class TestOddAnswers:
+    def test_repeated_and_stray_rows_change_nothing(self, url: str) -> None:
+        ids = [f"Q{i}" for i in range(1, 8)]
+        odd, plain = Odd(url, snapshot="t"), Endpoint(url, snapshot="t")
+        assert flat(expand(odd, ids, "out")) == flat(expand(plain, ids, "out"))
+        assert flat(expand(odd, ids, "in")) == flat(expand(plain, ids, "in"))
+        assert labels(odd, ids) == labels(plain, ids)
+        assert degrees(odd, ids) == degrees(plain, ids)
+
+    def test_repeats_that_use_up_the_limit_are_a_truncation(self, url: str) -> None:
+        """4 statements twice against a cap of 7: nobody knows whether the 8 rows were all."""
+        [[one]] = expand(Odd(url, snapshot="t"), ["Q5"], "in", cap=7)
+        assert len(one.triples) == 4
+        assert one.truncated
+
+
+@pytest.mark.real
+class TestDegrees:
+    def test_statements_about_each_counted_up_to_the_cap(self, endpoint: Endpoint) -> None:
+        assert degrees(endpoint, ["Q5", "Q1", "Q2", "Q404", "Q5"]) == {"Q5": 4, "Q1": 2, "Q2": 2, "Q404": 0}
+        assert endpoint.requests == 1
+        assert degrees(endpoint, ["Q5", "Q1"], cap=2) == {"Q5": 3, "Q1": 2}
+        assert degrees(endpoint, ["Q5", "Q1", "Q2"], cap=3, batch=2) == {"Q5": 4, "Q1": 2, "Q2": 2}
+        assert endpoint.requests == 4
+
+    def test_a_refused_batch_is_halved(self, url: str) -> None:
+        narrow = Narrow(url, snapshot="t")
+        assert degrees(narrow, ["Q5", "Q1", "Q2"]) == {"Q5": 4, "Q1": 2, "Q2": 2}
+
+    def test_nothing_asked_is_no_request(self, endpoint: Endpoint) -> None:
+        assert degrees(endpoint, []) == {}
+        assert endpoint.requests == 0
+
+
+class TestBatchSize:
+    def test_halved_by_a_refusal_and_doubled_by_full_answers(self) -> None:
+        size = BatchSize(100)
+        size.refused(100)
+        size.refused(100)  # another of the same size, under way at the same time
+        assert size.now == 50
+        for _ in range(SUCCESSES - 1):
+            size.passed(50)
+        size.passed(3)  # says nothing about 50
+        assert size.now == 50
+        size.passed(50)
+        assert size.now == 100
+
+    def test_a_step_up_that_is_refused_is_tried_more_rarely(self) -> None:
+        size = BatchSize(100)
+        size.refused(100)
+        for wait in (SUCCESSES, 2 * SUCCESSES, 4 * SUCCESSES):
+            for _ in range(wait):
+                assert size.now == 50
+                size.passed(50)
+            assert size.now == 100
+            size.refused(100)
+
+    def test_never_below_one(self) -> None:
+        size = BatchSize(1)
+        size.refused(1)
+        assert size.now == 1
+        with pytest.raises(InputError, match="batch"):
+            BatchSize(0)
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_union_holds_each_branch_once_in_order_and_is_shallow(count: int) -> None:
+    text = union([f"{{ {i} }}" for i in range(count)])
+    assert re.findall(r"\d", text) == [str(i) for i in range(count)]
+    assert text.count("UNION") == count - 1
+    depths = accumulate({"{": 1, "}": -1}.get(letter, 0) for letter in text)
+    assert max(depths) <= 2 + math.ceil(math.log2(count))
+
+
+@pytest.mark.real
+def test_the_starter_slice_whole_in_two_requests(tmp_path: Path) -> None:
     write_ntriples(tmp_path / "starter.nt")
-    asked = [
-        (record["question_entities"], [answer["entity"] for answer in record["answers"]])
-        for record in question_records()
-        if record["answer_type"] == "entity"
-    ]
-    graph = Graph()
+    known = {(fact.subject, fact.property, fact.object) for fact in facts() if fact.datatype == "item"}
     with local_endpoint([tmp_path / "starter.nt"], tmp_path) as address:
         endpoint = Endpoint(address, snapshot="starter")
-        for _stage in range(3):
-            wanted = [frontier(graph, sources, targets) for sources, targets in asked]
-            for direction in ("out", "in"):
-                missing = sorted(set().union(*(one[direction] for one in wanted)))
-                for batch in expand(endpoint, missing, direction):
-                    graph.add(batch)
-        assert not any(frontier(graph, sources, targets)["out"] for sources, targets in asked)
-        assert endpoint.requests <= 0.15 * len(asked)
+        out, into = flat(expand(endpoint, entities(), "out")), flat(expand(endpoint, entities(), "in", cap=1000))
+        assert endpoint.requests == math.ceil(len(entities()) / 1000) + math.ceil(len(entities()) / 500)
+        assert {triple[:3] for one in out.values() for triple in one.triples if not triple.literal} == known
+        assert {triple[:3] for one in into.values() for triple in one.triples} == known
+        assert degrees(endpoint, entities(), cap=1000) == {one: len(into[one].triples) for one in into}
+        assert degrees(endpoint, entities(), cap=3) == {one: min(4, len(into[one].triples)) for one in into}
         assert labels(endpoint, [*entities(), *properties()]) == {
             **{key: one.label for key, one in entities().items()},
             **{key: one.label for key, one in properties().items()},
         }
-    for sources, targets in asked:
-        assert search(graph, sources, targets), (sources, targets)
-    known = {(fact.subject, fact.property, fact.object) for fact in facts() if fact.datatype == "item"}
-    assert {triple[:3] for triple in graph.triples if not triple.literal} <= known

@@ -4,116 +4,81 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from kg.ranking import middle_nodes, rank, similarity, top
+from kg.ranking import WEIGHTS, blanked, middle_nodes, parts_of, preferred, ranked, score_parts, siblings, top
+from kg.search import Integers
 from store.types import Path, Triple
 
-LABELS = {
-    "Q1": "Nineteen Eighty-Four",
-    "Q2": "George Orwell",
-    "Q3": "Motihari",
-    "Q4": "London",
-    "P50": "author",
-    "P19": "place of birth",
-    "P20": "place of death",
-    "P27": "country of citizenship",
-    "P36": "capital",
-    "P17": "country",
-    "P31": "instance of",
-    "P569": "date of birth",
-    "P577": "publication date",
-    "P1086": "atomic number",
-    "P57": "director",
-    "P26": "spouse",
-}
+WROTE, BORN = Triple("Q1", "P50", "Q2"), Triple("Q2", "P19", "Q3")
 
 
-def path(*triples: Triple, source: str = "Q1", target: str = "Q3") -> Path:
-    return Path(source=source, target=target, triples=triples)
+def path(*triples: Triple, source: str = "Q1", target: str = "Q3", score: float = 0.0) -> Path:
+    return Path(source=source, target=target, triples=triples, score=score)
 
 
-def no_degree(_node: str) -> int:
-    return 0
-
-
-@pytest.mark.parametrize(
-    ("question", "best"),
-    [
-        ("Where was the author born?", "P19"),
-        ("In what city did she die?", "P20"),
-        ("When was he born?", "P569"),
-        ("Who wrote it?", "P50"),
-        ("What is the capital of France?", "P36"),
-        ("Who directed the film?", "P57"),
-        ("Who was her husband?", "P26"),
-        ("In which year was it published?", "P577"),
-        ("What is its atomic number?", "P1086"),
-    ],
-)
-def test_the_relation_that_is_asked_for(question: str, best: str) -> None:
-    relations = [key for key in LABELS if key.startswith("P")]
-    if best == "P19":  # the question names both relations of a path
-        relations.remove("P50")
-    assert max(relations, key=lambda key: similarity(LABELS[key], question)) == best
-
-
-def test_similarity_is_a_share() -> None:
-    assert similarity("capital", "What is the capital?") == pytest.approx(1.0)
-    assert similarity("", "What is the capital?") == 0.0
-    assert similarity("capital", "") == 0.0
-    for label in LABELS.values():
-        assert 0.0 <= similarity(label, "When was the author of Hamlet born?") <= 1.0
+def whole(*rows: list[int]) -> Integers:
+    return np.asarray(rows, dtype=np.int32)
 
 
 def test_the_score_is_the_documented_formula() -> None:
-    one = path(Triple("Q1", "P36", "Q2"), Triple("Q2", "P36", "Q3"))
-    [ranked] = rank([one], "capital", LABELS, lambda node: {"Q2": 99}[node])
-    assert ranked.score == pytest.approx(1.0 - 0.02 * math.log(100) - 0.15 * 2)
-    assert ranked.triples == one.triples
+    [row] = score_parts(np.asarray([[0.5, 0.9]]), whole([7]), whole([101, 39]))
+    assert row.tolist() == pytest.approx([0.7, -0.02 * math.log(8), -0.8, 0.0], abs=1e-6)
+    assert sum(parts_of(row)) == pytest.approx(0.7 - 0.02 * math.log(8) - 0.8, abs=1e-6)
 
 
 def test_siblings_hubs_and_length_cost() -> None:
-    sibling = path(Triple("Q1", "P31", "Q2"), Triple("Q3", "P31", "Q2"))
-    chain = path(Triple("Q1", "P31", "Q2"), Triple("Q2", "P31", "Q3"))
-    hub = path(Triple("Q1", "P31", "Q5"), Triple("Q5", "P31", "Q3"))
-    long = path(Triple("Q1", "P31", "Q2"), Triple("Q2", "P31", "Q4"), Triple("Q4", "P31", "Q3"))
-    ranked = rank([sibling, long, hub, chain], "What?", LABELS, lambda node: 10_000 if node == "Q5" else 1)
-    assert [one.triples for one in ranked] == [one.triples for one in (chain, long, hub, sibling)]
-    assert ranked[0].score - ranked[3].score == pytest.approx(0.2)
+    up_and_down, down_and_up = [63, 62], [62, 63]  # P31 forward then back; back then forward
+    assert siblings(whole(up_and_down, down_and_up, [63, 63])).tolist() == [True, False, False]
+    fits = np.full((2, 2), 0.5)
+    cheap, dear = score_parts(fits, whole([1], [400]), whole(down_and_up, up_and_down)).sum(axis=1)
+    assert cheap - dear == pytest.approx(WEIGHTS.sibling + WEIGHTS.degree * math.log(401 / 2), abs=1e-5)
+    short = score_parts(np.full((1, 1), 0.5), np.zeros((1, 0), dtype=np.int32), whole([63])).sum()
+    assert short > cheap
 
 
-def test_the_name_of_the_question_entity_fits_no_relation() -> None:
-    labels = {**LABELS, "Q1": "The Country Girl"}
-    country, author = path(Triple("Q1", "P17", "Q2"), target="Q2"), path(Triple("Q1", "P50", "Q2"), target="Q2")
-    ranked = rank([country, author], "Who wrote The Country Girl?", labels, no_degree)
-    assert ranked[0].triples == author.triples
-
-
-def test_equal_scores_keep_their_order() -> None:
-    paths = [path(Triple("Q1", "P31", f"Q{n}"), Triple(f"Q{n}", "P31", "Q3")) for n in (9, 5, 7)]
-    assert [one.triples for one in rank(paths, "x", LABELS, no_degree)] == [one.triples for one in paths]
+def test_equal_scores_go_by_length_and_statements() -> None:
+    long, short, other = path(WROTE, BORN), path(Triple("Q1", "P9", "Q3")), path(Triple("Q1", "P8", "Q3"))
+    assert ranked([long, short, other]) == [other, short, long]
+    best = path(WROTE, BORN, score=0.1)
+    assert ranked([short, best])[0] == best
 
 
 def test_middle_nodes_follow_the_walk() -> None:
-    one = path(Triple("Q2", "P1", "Q1"), Triple("Q2", "P1", "Q4"), Triple("Q3", "P1", "Q4"))
-    assert middle_nodes(one) == ["Q2", "Q4"]
+    assert middle_nodes(path(WROTE, BORN)) == ["Q2"]
+    assert middle_nodes(path(BORN, WROTE, source="Q3", target="Q1")) == ["Q2"]
+    assert middle_nodes(path(WROTE)) == []
 
 
 class TestTop:
-    def many(self, target: str, count: int) -> list[Path]:
-        return [path(Triple("Q1", f"P{n}", target), target=target) for n in range(1, count + 1)]
+    FIRST, SECOND = path(WROTE, BORN, score=0.9), path(Triple("Q1", "P1", "Q3"), score=0.8)
+    OTHER = path(Triple("Q1", "P1", "Q4"), target="Q4", score=0.1)
 
     def test_the_first_k_in_order(self) -> None:
-        paths = self.many("Q2", 5)
-        assert top(paths, 3) == paths[:3]
-        assert top(paths, 9) == paths
+        assert top([self.FIRST, self.SECOND, self.OTHER], 3) == [self.FIRST, self.SECOND, self.OTHER]
 
     def test_a_pair_never_loses_its_last_path(self) -> None:
-        paths = self.many("Q2", 5) + self.many("Q3", 2)
-        assert top(paths, 3) == [paths[0], paths[1], paths[5]]
-        assert top(paths, 1) == [paths[0], paths[5]]
+        assert top([self.FIRST, self.SECOND, self.OTHER], 1) == [self.FIRST, self.OTHER]
 
     def test_nothing(self) -> None:
         assert top([], 3) == []
-        assert rank([], "x", LABELS, no_degree) == []
+
+
+def test_hubs_are_dropped_but_not_a_pairs_last_path() -> None:
+    through, around = path(WROTE, BORN), path(Triple("Q1", "P1", "Q7"), Triple("Q7", "P1", "Q3"))
+    alone = path(WROTE, Triple("Q2", "P1", "Q4"), target="Q4")
+    assert preferred([through, around, alone], lambda one: "Q2" not in middle_nodes(one)) == [around, alone]
+    assert preferred([through, around], lambda _: True) == [through, around]
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["the Author"], "Where was   of Dune born?"),
+        (["Dune", "Dune Messiah"], "Where was the author of   born?"),
+        (["une", "", "born?"], "Where was the author of Dune  "),
+    ],
+)
+def test_names_of_the_questions_entities_are_blanked(names: list[str], text: str) -> None:
+    assert blanked("Where was the author of Dune born?", names) == text

@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 
 from kg import starter
+from kg.endpoint import Endpoint
+from kg.server import local_endpoint
+from kg.statements import details
+from store.types import Detail, Triple
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRACT = ROOT.parent / "shared" / "data" / "kg"
@@ -326,6 +330,18 @@ def test_ntriples_of_known_facts(tmp_path: Path) -> None:
     assert f'<{wd}Q1048> <{wdt}P570> "-0043-01-01T00:00:00Z"^^<{xsd}dateTime> .' in lines, "44 BCE in XSD 1.1"
     assert f'<{wd}Q513> <{wdt}P2044> "+8848.86"^^<{xsd}decimal> .' in lines
     assert f'<{wd}Q142> <{starter.RDFS_LABEL}> "France"@en .' in lines
+
+
+def test_dates_are_known_to_their_precision(tmp_path: Path) -> None:
+    starter.write_ntriples(tmp_path / "starter.nt")
+    asked = {
+        Triple("Q937", "P569", "1879-03-14", True): 11,
+        Triple("Q480", "P577", "1605-01-01", True): 9,
+        Triple("Q1048", "P570", "-0044-01-01", True): 9,
+    }
+    with local_endpoint([tmp_path / "starter.nt"], tmp_path / "kg") as url:
+        found = details(Endpoint(url, snapshot="starter"), [*asked, Triple("Q142", "P36", "Q90")])
+    assert found == {triple: (Detail(precision=precision),) for triple, precision in asked.items()}
 
 
 def test_labels_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

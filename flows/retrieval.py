@@ -1,0 +1,45 @@
+"""What the flow `retrieve` tells people: a page of its own, and artifacts in the UI."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from eval.retrieval_report import render_retrieval, retrieval_markdown
+from eval.retrieval_summary import RetrievalSummary
+from flows.orders import Orders
+from flows.publish import markdown
+from tasks.questions import question_key
+from tasks.retrieval_reports import retrieval_examples, retrieval_summary
+
+
+def retrieval_of(orders: Orders) -> RetrievalSummary:
+    """The summary of a study's retrieval, over all questions that it searches."""
+    control = orders.control()
+    keys = [question_key(question) for question in orders.searched_questions]
+    return retrieval_summary(orders.store, orders.retrieval.key, keys, control.key if control else None)
+
+
+def publish_retrieval(orders: Orders, *, draw: bool) -> Path:
+    """The artifact of a retrieval, and its page: drawn anew if ``draw``, or if there is none. Returns the page's path."""
+    name, spec = orders.parameters.name, orders.retrieval
+    page = orders.home.reports / name / "retrieval.html"
+    summary = retrieval_of(orders)
+    if draw or not page.is_file():
+        keys = [question_key(question) for question in orders.searched_questions]
+        examples = retrieval_examples(orders.store, spec.snapshot, spec.key, keys)
+        page = render_retrieval(
+            page.parent,
+            summary,
+            title=f"Retrieval of {name}",
+            key=spec.key,
+            generated_at=datetime.now(UTC),
+            spec=spec.model_dump(mode="json"),
+            examples=examples,
+        )
+    markdown(
+        f"retrieval-{name}",
+        f"{retrieval_markdown(summary)}\n\nPage: `{page}`",
+        "What retrieval found, and what it is worth",
+    )
+    return page

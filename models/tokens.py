@@ -1,0 +1,27 @@
+"""Counting tokens as a model does, without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from models.registry import ModelEntry, fetch_tokenizer
+
+
+@lru_cache(maxsize=4)
+def token_counter(entry: ModelEntry, cache: Path) -> Callable[[str], int]:
+    """How many tokens a text has, special ones left out. Loaded once a process; safe to share between threads.
+
+    Raises:
+        InputError: the model cannot be had (see :func:`models.registry.fetch_tokenizer`) or has no tokenizer.
+        RunError: the download failed.
+    """
+    from models.engines.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(fetch_tokenizer(entry, cache))
+
+    def count(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return count
