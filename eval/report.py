@@ -37,7 +37,7 @@ class ReportData:
     """Everything a report shows; rows are those of ``store.queries`` (the function's name is given where they differ).
 
     ``study`` (``study``), ``runs`` (``run_rows``), ``units`` (``units_of_study``), ``training`` (``training_rows``),
-    ``retrieval`` (``retrieval_rows``). ``drawings`` holds SVG pictures of the paths by question key, where there are any.
+    ``graphs`` (``graphs_of``). ``drawings`` holds SVG pictures of the paths by question key, where there are any.
     ``seeds`` are named for people, ``versions`` are those of the program that writes the report. ``retrieval_summary`` is
     None where no path was searched; ``retrieval_examples`` are shown with it.
     """
@@ -47,7 +47,7 @@ class ReportData:
     runs: Sequence[Row]
     units: Sequence[Row]
     training: Mapping[str, Sequence[Row]]
-    retrieval: Sequence[Row]
+    graphs: Mapping[str, str]
     training_examples: Sequence[Row]
     trace_samples: Sequence[Row]
     drawings: Mapping[str, str]
@@ -198,12 +198,11 @@ def _retrieval_section(data: ReportData) -> Markup | None:
 
 def _examples(data: ReportData) -> list[dict[str, Any]]:
     """Training questions with their picture, their linearised graph and a teacher's trace for each recipe."""
-    graphs = {row["question_key"]: row["graph"] for row in data.retrieval}
     found: dict[str, dict[str, Any]] = {}
     for row in data.training_examples:
         key = row["question_key"]
         entry = found.setdefault(
-            key, {**row, "graph": graphs.get(key, ""), "drawing": image(data.drawings.get(key)), "traces": []}
+            key, {**row, "graph": data.graphs.get(key, ""), "drawing": image(data.drawings.get(key)), "traces": []}
         )
         entry["traces"].append(row)
     for entry in found.values():

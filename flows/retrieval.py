@@ -9,6 +9,7 @@ from eval.retrieval_report import render_retrieval, retrieval_markdown
 from eval.retrieval_summary import RetrievalSummary
 from flows.orders import Orders
 from flows.publish import markdown
+from store.home import Home
 from tasks.questions import question_key
 from tasks.retrieval_reports import retrieval_examples, retrieval_summary
 
@@ -20,10 +21,15 @@ def retrieval_of(orders: Orders) -> RetrievalSummary:
     return retrieval_summary(orders.store, orders.retrieval.key, keys, control.key if control else None)
 
 
+def retrieval_page(name: str, home: Home) -> Path:
+    """Where the page of a study's retrieval lies."""
+    return home.reports / name / "retrieval.html"
+
+
 def publish_retrieval(orders: Orders, *, draw: bool) -> Path:
     """The artifact of a retrieval, and its page: drawn anew if ``draw``, or if there is none. Returns the page's path."""
     name, spec = orders.parameters.name, orders.retrieval
-    page = orders.home.reports / name / "retrieval.html"
+    page = retrieval_page(name, orders.home)
     summary = retrieval_of(orders)
     if draw or not page.is_file():
         keys = [question_key(question) for question in orders.searched_questions]

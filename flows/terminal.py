@@ -37,6 +37,7 @@ _LINE_SECONDS = 10.0
 def run_in_terminal(study: Study, home: Home, only: str | None, console: Console) -> None:
     """Check the study, run it (or one stage) against a Prefect API, and print what came out."""
     from flows.plan import check
+    from flows.retrieval import retrieval_page
 
     started = time.monotonic()
     check(study, home)
@@ -48,6 +49,8 @@ def run_in_terminal(study: Study, home: Home, only: str | None, console: Console
     if only in (None, "report"):
         _print_results(study, home, console)
         console.print(f"Report: [bold]{result}[/bold]", soft_wrap=True)
+    if only == "retrieve":
+        console.print(f"Retrieval: [bold]{retrieval_page(study.name, home)}[/bold]", soft_wrap=True)
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
 
 

@@ -108,41 +108,13 @@ def training_rows(store: Store, study_key: str) -> dict[str, Rows]:
     }
 
 
-def retrieval_keys(store: Store, study_key: str) -> list[str]:
-    """The distinct retrieval keys that the study's runs name."""
-    rows = store.query(
-        "SELECT DISTINCT retrieval_key FROM study_runs WHERE study_key = ? AND retrieval_key IS NOT NULL ORDER BY 1",
-        [study_key],
+def graphs_of(store: Store, retrieval_key: str, question_keys: Sequence[str]) -> dict[str, str]:
+    """The linearised paths of these questions, as a teacher saw them, by question key; those not searched are left out."""
+    rows = store.query_for(
+        question_keys,
+        "SELECT retrieval_key, question_key, graph FROM retrievals SEMI JOIN wanted_ids ON wanted = question_key",
     )
-    return [row["retrieval_key"] for row in rows]
-
-
-def retrieval_rows(store: Store, keys: Sequence[str]) -> Rows:
-    """One row a searched question: counts, the linearised ``graph`` a teacher saw, the question, and ``unlabelled``.
-
-    ``unlabelled`` counts the distinct entities of the kept paths that have no label in their snapshot.
-    """
-    return store.query_for(
-        keys,
-        """
-        WITH kept AS (
-            SELECT retrieval_key, question_key, unnest(from_json(triples, '["JSON"]')) AS triple
-            FROM paths SEMI JOIN wanted_ids ON wanted = retrieval_key WHERE kept
-        ), ends AS (
-            SELECT retrieval_key, question_key, triple->>'$[0]' AS id FROM kept
-            UNION SELECT retrieval_key, question_key, triple->>'$[2]' FROM kept WHERE NOT (triple->'$[3]')::BOOLEAN
-        ), bare AS (
-            SELECT retrieval_key, question_key, count(*) AS unlabelled FROM ends
-            JOIN retrievals USING (retrieval_key, question_key)
-            WHERE NOT EXISTS (SELECT 1 FROM labels l WHERE l.snapshot = retrievals.snapshot AND l.id = ends.id) GROUP BY ALL
-        )
-        SELECT r.*, q.dataset, q.question_id, q.split, q.text, q.answer_type, q.hops AS annotated_hops,
-               coalesce(b.unlabelled, 0) AS unlabelled
-        FROM retrievals r SEMI JOIN wanted_ids ON wanted = r.retrieval_key
-        JOIN questions q USING (question_key) LEFT JOIN bare b USING (retrieval_key, question_key)
-        ORDER BY r.retrieval_key, q.dataset, q.question_id, r.question_key
-        """,
-    )
+    return {row["question_key"]: row["graph"] for row in rows if row["retrieval_key"] == retrieval_key}
 
 
 def paths_of(store: Store, retrieval_key: str, question_key: str) -> Rows:

@@ -72,7 +72,6 @@ def draw_page(order: ReportOrder, home: Home) -> Path:
     if study is None:
         raise RunError(f"study {order.study} has not landed: run `evaluate` first")
     examples = queries.training_examples(store, study_key, _TRAINING_QUESTIONS)
-    retrieval = queries.retrieval_rows(store, queries.retrieval_keys(store, study_key))
     summary = summary_of(store, study_key)
     data = ReportData(
         study=study,
@@ -80,7 +79,7 @@ def draw_page(order: ReportOrder, home: Home) -> Path:
         runs=queries.run_rows(store, study_key),
         units=queries.units_of_study(store, study_key),
         training=queries.training_rows(store, study_key),
-        retrieval=retrieval,
+        graphs=queries.graphs_of(store, order.retrieval, [one["question_key"] for one in examples]),
         training_examples=examples,
         trace_samples=queries.trace_samples(store, study_key, _shown_questions(store, study_key)),
         drawings=path_drawings(

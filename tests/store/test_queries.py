@@ -101,14 +101,11 @@ def test_training_is_told_by_student(store: Store) -> None:
     assert len(rows["training_logs"]) == 16
 
 
-def test_retrieval_counts_entities_without_a_label(store: Store) -> None:
-    rows = queries.retrieval_rows(store, queries.retrieval_keys(store, STUDY))
-    assert [(row["question_key"], row["min_hops"], row["unlabelled"]) for row in rows] == [
-        ("t0", None, 0),
-        ("t1", 1, 1),
-        ("t2", 2, 1),
-    ]
-    assert queries.retrieval_rows(store, []) == []
+def test_graphs_are_those_of_one_retrieval(store: Store) -> None:
+    graphs = queries.graphs_of(store, "retrieval-1", ["t1", "t2", "nobody"])
+    assert set(graphs) == {"t1", "t2"}
+    assert all(graphs.values())
+    assert queries.graphs_of(store, "retrieval-2", ["t1"]) == {}
 
 
 def test_paths_come_best_first_with_their_triples(store: Store) -> None:
