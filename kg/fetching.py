@@ -10,6 +10,7 @@ from kg.collector import Neighbourhoods
 from kg.endpoint import Endpoint
 from kg.graph import Graph
 from kg.neighbourhoods import BATCHES, Direction, Expansion, degrees, labels
+from kg.properties import common_labels
 from kg.statements import details
 from store.types import Detail, Triple
 
@@ -88,7 +89,8 @@ class Fetcher:
         if missing:
             with self._asking("labels"):
                 for some in _chunks(missing):
-                    found = labels(self.endpoint, some)
+                    found = {one: label for one in some if (label := common_labels().get(one)) is not None}
+                    found |= labels(self.endpoint, some)
                     self.landing.labels(some, found)
                     self.graph.learn(labels=found, named=some)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,18 @@ class Asked(NamedTuple):
 
 
 def load_questions(dataset: str, split: Split, limit: int | None, path: str | None) -> tuple[Question, ...]:
-    """The questions of one set; see :func:`eval.benchmarks.load` for the errors."""
-    return load(dataset, split, limit=limit, path=Path(path) if path else None)
+    """The questions of one set, read once a process as long as its file stays as it is; errors as of ``eval.benchmarks``."""
+    file = Path(path) if path else None
+    try:
+        state = file.stat() if file else None
+    except OSError:
+        state = None  # the loader says what is wrong with it
+    return _loaded(dataset, split, limit, file, (state.st_size, state.st_mtime_ns) if state else None)
+
+
+@lru_cache(maxsize=32)
+def _loaded(dataset: str, split: Split, limit: int | None, file: Path | None, _state: object) -> tuple[Question, ...]:
+    return load(dataset, split, limit=limit, path=file)
 
 
 # A benchmark's keys are asked for by every step of a flow. Known by the object, which cannot change, since comparing or
