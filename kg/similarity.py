@@ -25,7 +25,7 @@ SimilarityName = Literal["lexical", "embedding", "mixed", "auto"]
 Scores = npt.NDArray[np.float64]
 
 TOKEN_SHARE = 0.7  # of the lexical score; the rest is rapidfuzz, which sees what the stemmer does not
-EMBEDDING_SHARE = 0.5  # of the mixed score
+EMBEDDING_SHARE = 0.65  # of the mixed score
 REMEMBERED = 1 << 15  # texts
 
 _PAIRS = 1 << 18  # compared at a time, so that memory does not grow with the number of pairs
