@@ -169,7 +169,7 @@ def ours(
         pair_recall,
         solve_cpu,
         found,
-        len(graph.truncated({end for pair in pairs for end in pair})),
+        len(graph.cut({end for pair in pairs for end in pair}, options.cap)),
         {one for text in printed for one in text.unlabelled},
         sum(len(text.lines) - len(set(text.lines)) for text in printed),
         sum(len(text.lines) for text in printed),

@@ -6,6 +6,7 @@ file, the value and the mend; what Prefect logs goes to its API, and a traceback
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -18,6 +19,7 @@ import typer
 from rich.console import Console
 
 from flows.kg_commands import kg_app
+from flows.kg_paths import kg_paths
 from flows.printing import Shape, console, print_rows
 from flows.server import prepare_environment
 from store.home import Home
@@ -35,6 +37,7 @@ db_app = typer.Typer(no_args_is_help=True, help="Look into the results database.
 app.add_typer(study_app, name="study")
 app.add_typer(db_app, name="db")
 app.add_typer(kg_app, name="kg")
+kg_app.command("paths")(kg_paths)
 errors = Console(stderr=True)
 
 StudyFile = Annotated[
@@ -101,7 +104,7 @@ def status(
     studies, units = status_rows(home.store)
     if shape is Shape.TABLE:
         console.print(f"Store: {home.store.path}")
-        print_rows(studies, shape, title="Studies")
+        print_rows(studies, shape, title="Evaluated studies")
         print_rows(units, shape, title="Units that landed")
     else:
         print_rows([{"table": "study", **r} for r in studies] + [{"table": "units", **r} for r in units], shape)
@@ -167,6 +170,11 @@ def _run(command: Callable[..., Any]) -> int:
     except RunError as error:
         _say(str(error))
         return 1
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
+            _say(f"{error.filename or 'a file'} cannot be written ({error.strerror}): mend that, or set FACTSCALE_HOME")
+            return 1
+        return _unexpected(error)
     except Exception as error:
         return _unexpected(error)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
-from flows.kg_commands import STARTER, kg_app, serving
+from flows.kg_commands import STARTER, serving
 from flows.printing import Shape, console
 from store.types import InputError
+
+notes = Console(stderr=True)
 
 if TYPE_CHECKING:
     from kg.endpoint import Endpoint
@@ -22,9 +26,10 @@ if TYPE_CHECKING:
     from store.types import Path
 
 
-@kg_app.command("paths")
 def kg_paths(
-    question: Annotated[str, typer.Argument(help='The question, for example "Where was the author of Dune born?"')],
+    question: Annotated[
+        str, typer.Argument(help='The question, for example "Where did the author of Nineteen Eighty-Four die?"')
+    ],
     sources: Annotated[
         list[str] | None, typer.Option("--from", metavar="Q..", help="An entity of the question; may be repeated.")
     ] = None,
@@ -37,7 +42,9 @@ def kg_paths(
     ] = STARTER,
     hops: Annotated[int, typer.Option(min=1, max=4, help="The longest path.")] = 3,
     every_length: Annotated[bool, typer.Option("--all", help="Paths of every length, not the shortest only.")] = False,
-    top: Annotated[int, typer.Option(min=1, help="Paths that are kept.")] = 5,
+    top: Annotated[
+        int, typer.Option(min=1, help="Paths that are kept, but one at least of each entity and answer.")
+    ] = 5,
     similarity: Annotated[str, typer.Option(help="lexical, embedding, mixed or auto.")] = "lexical",
     form: Annotated[str, typer.Option(help="How facts are printed: fs1 or verbalised.")] = "fs1",
     picture: Annotated[File | None, typer.Option("--svg", help="Draw the paths into this file.")] = None,
@@ -62,6 +69,11 @@ def kg_paths(
         raise InputError(f"form {form!r}: known are fs1 and verbalised")
     if not targets:
         raise InputError("--to is missing: name at least one answer, an entity (Q42), a date or a number")
+    for one in sources or ():
+        if not _is_item(one):
+            raise InputError(
+                f"--from {one!r} is no entity: give an id like Q42, or leave it out to have names looked for"
+            )
     entities = [one for one in targets if _is_item(one)]
     values = [one for one in targets if not _is_item(one)]
     if entities and values:
@@ -87,13 +99,13 @@ def kg_paths(
     rows = [_row(path, known, kept=True) for path in found.kept]
     rows += [_row(path, known, kept=False) for path in found.dropped]
     if shape is Shape.TABLE:
-        _print(question, asked, rows, text.text, known, endpoint.requests, found)
+        _print(question, asked, rows, text.text, known, endpoint.requests, found, hops)
     elif shape is Shape.JSON:
         print(json.dumps({"question": question, "paths": rows, "text": text.text}, indent=1, ensure_ascii=False))
     else:
         from flows.printing import print_rows
 
-        print_rows(rows, shape)
+        print_rows([{**row, "triples": json.dumps(row["triples"])} for row in rows], shape)
     if picture is not None and shape is Shape.TABLE:
         console.print(f"Picture: {picture}", soft_wrap=True, highlight=False, markup=False)
 
@@ -114,6 +126,8 @@ def _mentioned(endpoint: Endpoint, graph: str, question: str) -> list[str]:
     from kg.mentions import LabelIndex
     from kg.names import candidate_spans, graph_names, lookup
 
+    if "://" not in graph and graph != STARTER:
+        notes.print(f"Reading all names of {graph}; --from Q.. spares that.", highlight=False)
     names = lookup(endpoint, candidate_spans(question)) if "://" in graph else graph_names(endpoint)
     mentions = LabelIndex(names).mentions(question)
     found = [one.candidates[0].entity for one in mentions if one.candidates[0].score >= LEAST_SCORE][:MOST_MENTIONS]
@@ -154,14 +168,15 @@ def _print(
     graph: Graph,
     requests: int,
     found: Found,
+    hops: int,
 ) -> None:
     named = ", ".join(f"{graph.name(one)} ({one})" for one in asked)
     console.print(f"{question}\nfrom {named}", markup=False, highlight=False)
     if not rows:
-        console.print("No path of so many hops. Try --hops 4, or another entity.")
+        console.print(f"No path of at most {hops} hops.{' Try --hops 4, or another entity.' if hops < 4 else ''}")
         return
     table = Table(header_style="bold")
-    for name in ("", "path", "score", "fit", "degree", "length", "sibling"):
+    for name in ("", "path", "score", "similarity", "degree", "length", "sibling"):
         table.add_column(name, justify="left" if name in ("", "path") else "right", overflow="fold")
     for row in rows:
         numbers = [f"{row[name]:+.2f}" for name in ("score", "similarity", "degree", "length", "sibling")]
@@ -180,11 +195,15 @@ def _draw(file: File, question: str, found: Found, graph: Graph, answers: Sequen
     svg = path_svg(
         found.kept, graph.labels, question, dropped=found.dropped, details=graph.details, answers=frozenset(answers)
     )
+    if file.is_dir():
+        raise InputError(f"--svg {file} cannot be written (it is a folder): name a file in it")
+    partial = file.with_name(f".{file.name}.part")
     try:
-        partial = file.with_name(f".{file.name}.part")
         partial.write_text(svg, encoding="utf-8")
         partial.replace(file)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise InputError(
             f"--svg {file} cannot be written ({error.strerror}): name a file in a folder that exists"
         ) from error

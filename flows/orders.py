@@ -21,7 +21,7 @@ from models.prompts import question_prompt, teacher_prompt
 from models.registry import load_registry, model_key, tokenizer_key
 from store.home import Home
 from store.types import InputError, Question, Recipe, Setting, digest
-from tasks.controls import ControlOrder
+from tasks.controls import DRAW_VERSION, ControlOrder
 from tasks.graphs import Source, snapshot_named
 from tasks.keys import (
     AnswerSpec,
@@ -197,6 +197,7 @@ class Orders:
             retrieval=self.retrieval.key,
             questions=set_key([question_key(q) for q in self.searched_questions]),
             seed=self.parameters.seed,
+            draw=DRAW_VERSION,
         )
         return ControlOrder(
             name=f"control of {len(self.searched_questions)} questions",

@@ -38,6 +38,7 @@ def check(study: Study, home: Home) -> None:
     for alias in (*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *judges):
         model_key(orders.registry.entry(alias), default_cache())
     _ = orders.retrieval
+    orders.source.check()
     for questions in (study.train, *study.retrieve.datasets, *study.evaluate.datasets):
         load_questions(questions.dataset, questions.split, questions.limit, questions.path)
 
@@ -60,7 +61,7 @@ def status_rows(store: Store) -> tuple[list[Row], list[Row]]:
     )
     landed = store.query(
         "SELECT 'paths' AS kind, count(*) AS units, coalesce(sum(paths), 0)::BIGINT AS rows, NULL::DOUBLE AS seconds, "
-        "0::BIGINT AS tokens, NULL::TIMESTAMP AS last FROM retrievals HAVING count(*) > 0"
+        "0::BIGINT AS tokens, max(landed_at) AS last FROM retrievals HAVING count(*) > 0"
     )
     traces = store.query(
         "SELECT 'traces landed, also of unfinished units' AS kind, NULL::BIGINT AS units, count(*) AS rows, NULL::DOUBLE AS "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -22,13 +22,15 @@ def threads(count: int) -> Any:
     return ThreadPoolTaskRunner(max_workers=count)
 
 
-def gather(futures: Sequence[PrefectFuture[Any]]) -> list[Any]:
-    """Wait for every unit, then give their results, or raise for the first that failed.
+def gather(futures: Sequence[PrefectFuture[Any]], done: Callable[[], None] | None = None) -> list[Any]:
+    """Wait for every unit, then give their results, or raise for the first that failed. ``done`` hears of each.
 
     All units run to their end first: what one unit lands is not lost because another failed.
     """
     for future in futures:
         future.wait()
+        if done is not None:
+            done()
     failed = [future.state for future in futures if not future.state.is_completed()]
     if failed:
         raise _error(failed)

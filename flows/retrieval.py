@@ -10,6 +10,7 @@ from eval.retrieval_summary import RetrievalSummary
 from flows.orders import Orders
 from flows.publish import markdown
 from store.home import Home
+from tasks.keys import set_key
 from tasks.questions import question_key
 from tasks.retrieval_reports import retrieval_examples, retrieval_summary
 
@@ -27,18 +28,20 @@ def retrieval_page(name: str, home: Home) -> Path:
 
 
 def publish_retrieval(orders: Orders, *, draw: bool) -> Path:
-    """The artifact of a retrieval, and its page: drawn anew if ``draw``, or if there is none. Returns the page's path."""
+    """The artifact of a retrieval, and its page: drawn anew if ``draw``, or if there is none of it. Returns its path."""
     name, spec = orders.parameters.name, orders.retrieval
     page = retrieval_page(name, orders.home)
     summary = retrieval_of(orders)
-    if draw or not page.is_file():
-        keys = [question_key(question) for question in orders.searched_questions]
+    keys, control = [question_key(question) for question in orders.searched_questions], orders.control()
+    # What the page is of: it may show what the study was before its parameters were changed back.
+    shown = f"{spec.key}, questions {set_key(keys)}, control {control.key if control else 'none'}"
+    if draw or not page.is_file() or shown not in page.read_text(encoding="utf-8"):
         examples = retrieval_examples(orders.store, spec.snapshot, spec.key, keys)
         page = render_retrieval(
             page.parent,
             summary,
             title=f"Retrieval of {name}",
-            key=spec.key,
+            key=shown,
             generated_at=datetime.now(UTC),
             spec=spec.model_dump(mode="json"),
             examples=examples,

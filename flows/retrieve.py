@@ -17,6 +17,7 @@ from tasks.graphs import load_graph, probe
 from tasks.landing import run, submit
 from tasks.links import links
 from tasks.paths import neighbourhoods, paths
+from tasks.progress import progress
 from tasks.questions import register_questions
 
 QUESTIONS_A_ROUND = 5000  # fetched for together, then searched: what a killed run has to search again at most
@@ -42,8 +43,11 @@ def retrieve(parameters: Retrieve) -> int:
         for number, some in enumerate(rounds, start=1):
             name = f"neighbourhoods {number}" if len(rounds) > 1 else "neighbourhoods"
             run(neighbourhoods, orders.neighbourhoods(some, name), graph)
-            each = len(missing) <= QUESTIONS_A_TASK_EACH
-            gather([submit(paths, order, store, graph) for order in orders.paths(some, each=each)])
+            made = orders.paths(some, each=len(missing) <= QUESTIONS_A_TASK_EACH)
+            with progress(name.replace("neighbourhoods", "paths"), len(made)) as meter:
+                # No unit stands for them in the store: what is missing was asked of its rows.
+                futures = [submit(paths, order, store, graph, missing=True) for order in made]
+                gather(futures, lambda: meter.advance(1))
         if control_order is not None and not controlled:
             gather([submit(control, control_order, store, graph)])
     publish_retrieval(orders, draw=bool(missing) or not controlled)

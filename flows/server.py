@@ -7,6 +7,7 @@ keeps its database in the home, binds to 127.0.0.1 and sends no telemetry.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -123,7 +124,10 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise RunError(f"the Prefect server ended at once with code {server.returncode}; see {log}")
+            free = shutil.disk_usage(log.parent).free // 1024**2
+            raise RunError(
+                f"the Prefect server ended at once with code {server.returncode} ({free} MiB are free on its disk); see {log}"
+            )
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310
                 if answer.status == 200:

@@ -138,11 +138,9 @@ class _Lines:
             if not event.finished and now - self._last.setdefault(event.name, now) < _LINE_SECONDS:
                 return
             self._last[event.name] = now
-            left = "" if event.finished or not event.done else f", {_left(event):.0f} s left"
-            self._console.print(
-                f"{event.name}: {event.done}/{event.total} in {event.seconds:.0f} s {_rate(event)}{left}",
-                highlight=False,
-            )
+            left = "" if event.finished or not event.done else f"{_left(event):.0f} s left"
+            parts = [f"{event.name}: {event.done}/{event.total} in {event.seconds:.0f} s", _rate(event), left]
+            self._console.print(", ".join(filter(None, parts)), highlight=False)
 
 
 def _rate(event: Event) -> str:

@@ -25,6 +25,8 @@ from store.types import Frozen
 CANDIDATES = 20  # paths of a pair and length that are ranked with their nodes' degrees, chosen by all else
 OWN_VALUES = 20  # dates and numbers of each entity of a yes/no question
 LITERAL_HOPS = 2
+SEGMENTS = 500  # walks of one length between two entities that joint paths are put together of
+NAMES_BLANKED = 20  # answers whose names are looked for in a question that has more
 
 
 class Options(Frozen):
@@ -69,7 +71,13 @@ class Candidates:
     def __init__(self, graph: Graph, options: Options, similarity: Similarity) -> None:
         self.graph, self.options, self.similarity = graph, options, similarity
 
-    def of(self, wants: Sequence[Want]) -> Iterator[Group]:
+    def texts(self, wants: Sequence[Want]) -> list[str]:
+        """What each question asks for: its text without the names of its entities."""
+        return [
+            blanked(want.text, map(self.graph.name, (*want.sources, *want.targets[:NAMES_BLANKED]))) for want in wants
+        ]
+
+    def of(self, wants: Sequence[Want], texts: Sequence[str]) -> Iterator[Group]:
         """The paths that are worth ranking, at most :data:`CANDIDATES` of a pair and length, by length."""
         owners = [(i, *pair, False) for i, want in enumerate(wants) for pair in pairs_of(want)]
         searched = search(self.graph, [Pair(o[1], o[2]) for o in owners], self.options.max_hops, self.options.policy)
@@ -77,7 +85,6 @@ class Candidates:
         groups += self._literal_groups(wants)
         if self.options.joint:
             groups += self._joint_groups(wants)
-        texts = [blanked(want.text, map(self.graph.name, (*want.sources, *want.targets))) for want in wants]
         for group in groups:
             if len(group.walks.pair):
                 yield Group(group.owners, self._best(group, texts))
@@ -120,7 +127,7 @@ class Candidates:
         place = {pair: i for i, pair in enumerate(segments)}
         found: dict[int, list[Walks]] = {}
         rows: dict[tuple[int, int], slice] = {}
-        walks = search(self.graph, segments, min(2, self.options.max_hops - 1), "all", limit=CANDIDATES)
+        walks = search(self.graph, segments, min(2, self.options.max_hops - 1), "all", limit=SEGMENTS)
         for some in walks:
             found[some.hops] = [some]
             rows |= {(some.hops, pair): part for pair, part in rows_by_pair(some)}

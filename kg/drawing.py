@@ -74,7 +74,7 @@ def path_svg(
         score_table(scored, labels, details, below + ROW_HEIGHT + 4, MARGIN, wide - MARGIN) if scored else ([], below)
     )
     high = end + MARGIN / 2
-    counts = [f"first {MOST_PATHS} of {len(kept)} paths"] if len(kept) > MOST_PATHS else []
+    counts = [f"first {MOST_PATHS} of {len(kept)} kept"] if len(kept) > MOST_PATHS else []
     counts += [f"first {MOST_DROPPED} of {len(dropped)} dropped"] if len(dropped) > MOST_DROPPED else []
     left_out = f" ({', '.join(counts)})" if counts else ""
     parts = [

@@ -32,7 +32,9 @@ PREFIX xsd: <http://www.w3.org/2001/XMLSchema#>
 T = TypeVar("T")
 Outcome = Literal["ok"] | Failure
 
-_ID = re.compile(r"[QP][1-9][0-9]*")
+_ID = re.compile(
+    r"Q[1-9][0-9]{0,8}|P[1-9][0-9]{0,7}"
+)  # Wikidata has some 10^8 items; ids are searched as 32-bit integers
 _LANG = re.compile(r"[a-zA-Z]+(-[a-zA-Z0-9]+)*")
 _CONTACT = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|https?://[^\s]+")
 _UNFIT = re.compile(r"[\x00\ud800-\udfff]")
@@ -318,8 +320,9 @@ def _agent(user_agent: str | None, public_host: str | None) -> str:
     if not agent.isascii() or not agent.isprintable():
         raise InputError(f"user_agent {agent!r} holds line breaks or characters beyond ASCII: HTTP cannot send them")
     if public_host is not None and not _CONTACT.search(agent):
+        lack = "is missing" if user_agent is None else f"{user_agent!r} names no contact"
         raise InputError(
-            f"user_agent {user_agent!r} names no contact, which {public_host} requires: "
+            f"user_agent {lack}, which {public_host} requires: "
             "set user_agent to something like 'my-study/1.0 (me@example.org)'"
         )
     return agent

@@ -115,21 +115,15 @@ class Graph:
             ).fetchall()
         return {f"Q{row[0]}" for row in rows}
 
-    def truncated(self, entities: Collection[str]) -> set[str]:
-        """Those of the entities whose in-edges are known up to a cap only."""
-        return self._cut(entities, "bool_and")
-
-    def cut(self, entities: Collection[str]) -> set[str]:
-        """Those of the entities that were ever cut at a cap, also if more was fetched with a larger one."""
-        return self._cut(entities, "bool_or")
-
-    def _cut(self, entities: Collection[str], over: str) -> set[str]:
+    def cut(self, entities: Collection[str], cap: int) -> set[str]:
+        """Those of the entities with more in-edges than this cap, as far as a fetch with it or a larger one has told."""
         asked = pa.table({"node": np.asarray([int(one[1:]) for one in entities], dtype=np.int32)})
         with self._lock, closing(self._db.cursor()) as db:
             db.register("asked", asked)
             rows = db.execute(
-                "SELECT node FROM asked SEMI JOIN (SELECT node FROM known WHERE incoming GROUP BY node "  # noqa: S608
-                f"HAVING {over}(truncated)) USING (node)"
+                "SELECT node FROM asked SEMI JOIN "
+                "(SELECT node FROM known WHERE incoming AND truncated AND cap >= $cap) USING (node)",
+                {"cap": cap},
             ).fetchall()
         return {f"Q{row[0]}" for row in rows}
 

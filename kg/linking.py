@@ -140,19 +140,25 @@ def _checked(mid: str) -> str:
     return found
 
 
-def link(question: Question, *, mids: Mapping[str, str], index: LabelIndex | None) -> tuple[Linked, ...]:
+def link(
+    question: Question,
+    *,
+    mids: Mapping[str, str],
+    index: LabelIndex | None,
+    answers: LabelIndex | None = None,
+) -> tuple[Linked, ...]:
     """The links of a question: of its own entities, then of its answers'. An entity may have both roles.
 
     For each role the ids that the dataset gives, with its Freebase ids through ``mids``; only where these give nothing,
-    links by name through ``index``. In the question's text at most :data:`MOST_MENTIONS` entities of a score of at least
-    :data:`LEAST_SCORE`, the best first; each answer by its whole text or, failing that, an alias. Numbers, dates and yes
-    or no are not linked by name.
+    links by name through ``index`` (for answers through ``answers``, where that is given). In the question's text at most
+    :data:`MOST_MENTIONS` entities of a score of at least :data:`LEAST_SCORE`, the best first; each answer by its whole text
+    or, failing that, an alias. Numbers, dates and yes or no are not linked by name.
     """
     found: list[Linked] = []
     for role in _ROLES:
         links = _given(question, role, mids)
         if not links and index is not None:
-            links = _mentioned(question, index) if role == "question" else _answers(question, index)
+            links = _mentioned(question, index) if role == "question" else _answers(question, answers or index)
         best: dict[str, Linked] = {}
         for one in links:
             best.setdefault(one.entity, one)

@@ -223,7 +223,7 @@ def _refusal(file: Path, log: Path, lenient: bool) -> Exception:
     if "Parser error" not in said:
         return RunError(f"oxigraph failed while loading {file}: {said}. Its log is {log}.")
     kind = {"nt": "N-Triples", "ttl": "Turtle"}[_format(file)]
-    hint = "" if lenient else " A dump with a few bad lines can be loaded leniently, which leaves them out."
+    hint = "" if lenient else " A dump with a few bad lines can be loaded leniently (--lenient), which leaves them out."
     return InputError(f"oxigraph cannot load {file}: {said}. Check that it is {kind}.{hint}")
 
 

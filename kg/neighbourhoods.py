@@ -35,8 +35,8 @@ _XSD = "http://www.w3.org/2001/XMLSchema#"
 _DATE = _XSD + "dateTime"
 _NUMBERS = frozenset({_XSD + "decimal", _XSD + "integer"})
 _DATE_FORM = re.compile(r"([+-]?)(\d{4,})-(\d\d)-(\d\d)(?:T.*)?")
-_ITEM = re.compile(r"Q[1-9][0-9]*")
-_PROPERTY = re.compile(r"P[1-9][0-9]*")
+_ITEM = re.compile(r"Q[1-9][0-9]{0,8}")
+_PROPERTY = re.compile(r"P[1-9][0-9]{0,7}")
 _POINTS_AT = f'?o ?r wd:%s . FILTER(STRSTARTS(STR(?r), "{_DIRECT}P") && STRSTARTS(STR(?o), "{_ENTITY}Q"))'
 
 

@@ -18,14 +18,15 @@ import numpy as np
 from kg.candidates import LITERAL_HOPS, Candidates, Group, Options, Want, pairs_of
 from kg.graph import Graph
 from kg.neighbourhoods import Direction
-from kg.ranking import blanked, middle_nodes, parts_of, preferred, ranked, score_parts, top
+from kg.ranking import middle_nodes, parts_of, preferred, ranked, score_parts, top
 from kg.search import Pair, check_hops, distances, neighbours, search, triples_of
 from kg.similarity import Similarity
-from store.types import InputError, Path, PathKind, Triple
+from store.types import Detail, InputError, Path, PathKind, Triple
 
 RUNNERS_UP = 5  # paths of a question that are shown as dropped
 FRONTIER_LIMIT = 5000  # neighbours of a node that are expanded; beyond, it is a hub that was cut, and stays so
 QUESTIONS_AT_ONCE = 1000
+PRINTED = 200  # kept paths of a question that can be printed: one with thousands of answers keeps thousands
 
 
 class PairFound(NamedTuple):
@@ -93,7 +94,7 @@ class Retriever:
         source.expansions({"out": ends, "in": ends if options.max_hops > 1 else []}, options.cap)
         tell("ends", 0)
         pairs = list(dict.fromkeys(pair for want in wants for pair in pairs_of(want) if pair.source != pair.target))
-        if options.max_hops > 2:
+        if options.max_hops > 1:
             self._fetch_frontiers(pairs, source)
         tell("frontiers", 0)
         self._fetch_literals(wants, source)
@@ -101,12 +102,15 @@ class Retriever:
         tell("literals", 0)
         for start in range(0, len(wants), QUESTIONS_AT_ONCE):
             some = wants[start : start + QUESTIONS_AT_ONCE]
-            middles = {node for group in self.candidates.of(some) for node in group.walks.nodes.ravel().tolist()}
+            groups = self.candidates.of(some, self.candidates.texts(some))
+            middles = {node for group in groups for node in group.walks.nodes.ravel().tolist()}
             source.degrees([f"Q{node}" for node in sorted(middles)], options.cap)
             found = self.find(some)
-            paths = [path for one in found for path in (*one.kept, *one.dropped)]
+            paths = [path for one in found for path in (*one.kept[:PRINTED], *one.dropped)]
+            kept = list(dict.fromkeys(t for one in found for path in one.kept[:PRINTED] for t in path.triples))
             source.labels(_distinct(name for path in paths for name in _names(path)))
-            source.details(list(dict.fromkeys(t for one in found for path in one.kept for t in path.triples)))
+            source.details(kept)
+            source.labels(_distinct(name for t in kept for name in _names_in(self.graph.details.get(t, ()))))
             tell("paths", min(start + QUESTIONS_AT_ONCE, len(wants)))
 
     def find(self, wants: Sequence[Want]) -> list[Found]:
@@ -114,12 +118,15 @@ class Retriever:
         paths: list[list[Path]] = [[] for _ in wants]
         counts: list[Counter[tuple[str, str]]] = [Counter() for _ in wants]
         hops: list[dict[tuple[str, str], int]] = [{} for _ in wants]
-        for group in self.candidates.of(wants):
+        texts = self.candidates.texts(wants)
+        for group in self.candidates.of(wants, texts):
             for pair in np.flatnonzero(group.walks.counts).tolist():
-                position, source, target, _literal = group.owners[pair]
+                position, source, target, literal = group.owners[pair]
+                if literal and wants[position].boolean:
+                    continue  # an entity's own values join nothing
                 counts[position][source, target] += int(group.walks.counts[pair])
                 hops[position].setdefault((source, target), group.walks.hops)
-            for position, path in self._paths(group, wants):
+            for position, path in self._paths(group, wants, texts):
                 paths[position].append(path)
         return [self._found(want, paths[i], counts[i], hops[i]) for i, want in enumerate(wants)]
 
@@ -133,7 +140,7 @@ class Retriever:
         clear = preferred(order, lambda path: not hubs.intersection(middle_nodes(path)))
         # A relation without a name would be printed as its id.
         named = preferred(clear, lambda path: all(t.predicate in self.graph.labels for t in path.triples))
-        kept = top(named, self.options.top_paths)
+        kept = _kept(named, want, self.options.top_paths)
         chosen = set(map(id, kept))
         dropped = [path for path in order if id(path) not in chosen]
         specific: dict[tuple[str, str], int] = {}
@@ -152,9 +159,8 @@ class Retriever:
         )
         return Found(want.key, tuple(kept), tuple(dropped[:RUNNERS_UP]), pairs, sum(counts.values()))
 
-    def _paths(self, group: Group, wants: Sequence[Want]) -> Iterator[tuple[int, Path]]:
+    def _paths(self, group: Group, wants: Sequence[Want], texts: Sequence[str]) -> Iterator[tuple[int, Path]]:
         walks = group.walks
-        texts = [blanked(want.text, map(self.graph.name, (*want.sources, *want.targets))) for want in wants]
         known, where = np.unique(walks.nodes, return_inverse=True)
         degree = np.asarray([self.graph.degrees.get(f"Q{node}", 0) for node in known.tolist()], dtype=np.int32)
         degrees = degree[where.reshape(walks.nodes.shape)] if len(known) else np.zeros_like(walks.nodes)
@@ -173,16 +179,18 @@ class Retriever:
 
         An edge between two frontiers is an out-edge of one of them. An end that was cut at the cap has a frontier that is
         not all known: it is fetched again with the larger cap, and met from the other end, whose frontier is expanded in
-        both directions. What is asked for depends on what the caps say, not on what is known already, so that a second
-        run asks for nothing.
+        both directions; of that frontier, hubs that were cut are fetched more deeply where the pair is still apart.
         """
         options, everything = self.options, self.options.policy == "all"
         apart = list(pairs) if everything else self._unresolved(pairs, 2)
-        cut = self.graph.cut(_distinct(end for pair in apart for end in pair))
+        cut = self.graph.cut(_distinct(end for pair in apart for end in pair), options.cap)
         source.expansions({"in": sorted(cut)}, options.deep_cap)
+        if options.max_hops < 3:
+            return
         around = neighbours(self.graph, _distinct(end for pair in apart for end in pair))
         out: set[str] = set()
         both: set[str] = set()
+        met_by: dict[Pair, str] = {}
         for pair in apart:
             whole = [end for end in pair if end not in cut]
             if len(whole) == len(pair):
@@ -191,7 +199,11 @@ class Retriever:
                 met = min(whole or pair, key=lambda end: (len(around[end]), end))
                 if len(around[met]) <= FRONTIER_LIMIT:
                     both.update(around[met])
+                    met_by[pair] = met
         source.expansions({"out": sorted(out | both), "in": sorted(both)}, options.cap)
+        still = self._unresolved(list(met_by), 3)
+        hubs = self.graph.cut(_distinct(node for pair in still for node in around[met_by[pair]]), options.cap)
+        source.expansions({"in": sorted(hubs)}, options.deep_cap)
         if options.max_hops > 3:
             apart = apart if everything else self._unresolved(apart, 3)
             ends = {end for pair in apart for end in pair if len(around[end]) <= FRONTIER_LIMIT}
@@ -209,8 +221,21 @@ class Retriever:
         if self.options.max_hops < LITERAL_HOPS or not asked:
             return
         near = {(position, entity) for position, entity, _p, _o in self.candidates.literals(asked, wants)}
-        around = neighbours(self.graph, _distinct(entity for i, entity in asked if (i, entity) not in near))
+        far = _distinct(entity for i, entity in asked if (i, entity) not in near)
+        # What points at a hub that was cut is not all known; what it points at is.
+        cut = self.graph.cut(far, self.options.cap)
+        around = neighbours(self.graph, [one for one in far if one not in cut])
+        around |= neighbours(self.graph, sorted(cut), outgoing=True)
         source.expansions({"out": sorted(set().union(*around.values()))}, self.options.cap)
+
+
+def _kept(paths: Sequence[Path], want: Want, most: int) -> list[Path]:
+    """The first paths of a ranking. Of a yes/no question first what joins its entities, then their own values."""
+    if not want.boolean:
+        return top(paths, most)
+    joining = top([path for path in paths if path.kind != "literal"], 1)
+    chosen = set(map(id, joining))
+    return [*joining, *[path for path in paths if id(path) not in chosen][: max(0, most - len(joining))]]
 
 
 def _kind(path: Path, want: Want, literal: bool) -> PathKind:
@@ -226,6 +251,16 @@ def _names(path: Path) -> Iterator[str]:
         yield from (triple.subject, triple.predicate)
         if not triple.literal:
             yield triple.object
+
+
+def _names_in(details: Iterable[Detail]) -> Iterator[str]:
+    for detail in details:
+        if detail.unit is not None:
+            yield detail.unit
+        for qualifier, value, literal in detail.qualifiers:
+            yield qualifier
+            if not literal:
+                yield value
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

@@ -64,8 +64,8 @@ def search(
 
     ``minimal``: all paths of the least number of hops of a pair; ``all``: of every length. Each parallel statement makes
     a path of its own, so do the two directions of a mutual relation. Of a pair with more than ``limit`` paths of one
-    length those through the least connected middle nodes are kept. A pair of an entity with itself has no path. Rows are
-    in an order that depends on the graph alone. Raises InputError for other ``max_hops``.
+    length those through the items with the highest numbers are kept, which are rarely hubs. A pair of an entity with
+    itself has no path. Rows are in an order that depends on the graph alone. Raises InputError for other ``max_hops``.
     """
     check_hops(max_hops)
     found: list[Walks] = []
@@ -101,15 +101,17 @@ def triples_of(walks: Walks, row: int, pair: Pair) -> tuple[Triple, ...]:
     return tuple(found)
 
 
-def neighbours(graph: Graph, entities: Sequence[str]) -> dict[str, set[str]]:
-    """Known neighbours of each entity, in either direction."""
+def neighbours(graph: Graph, entities: Sequence[str], *, outgoing: bool = False) -> dict[str, set[str]]:
+    """Known neighbours of each entity, in either direction, or only those that its own statements name (``outgoing``)."""
     found: dict[str, set[str]] = {entity: set() for entity in entities}
     asked = pa.table({"node": np.asarray([number(one) for one in found], dtype=np.int32)})
     with closing(graph.cursor()) as db:
         db.register("asked", asked)
-        for node, following in db.execute(
-            "SELECT DISTINCT node, next FROM asked JOIN adjacent USING (node)"
-        ).fetchall():
+        rows = db.execute(
+            "SELECT DISTINCT node, next FROM asked JOIN adjacent USING (node) WHERE NOT $outgoing OR step % 2 = 1",
+            {"outgoing": outgoing},
+        ).fetchall()
+        for node, following in rows:
             found[f"Q{node}"].add(f"Q{following}")
     return found
 
@@ -135,8 +137,9 @@ def _walks(db: duckdb.DuckDBPyConnection, pairs: Integers, ends: Integers, hops:
     most = db.execute("SELECT max(n) FROM (SELECT count(*) AS n FROM walks GROUP BY pair)").fetchone()
     cut = ""
     if most and most[0] is not None and most[0] > limit:
-        hubs = " + ".join(f"(SELECT count(*) FROM adjacent WHERE node = {name})" for name in middle) or "0"  # noqa: S608
-        cut = f"QUALIFY row_number() OVER (PARTITION BY pair ORDER BY {hubs}, {columns}) <= {int(limit)}"
+        # What is known of a node's degree grows with the store; that an item with a high number is rarely a hub does not.
+        order = ", ".join([*(f"{name} DESC" for name in middle), *steps])
+        cut = f"QUALIFY row_number() OVER (PARTITION BY pair ORDER BY {order}) <= {int(limit)}"
     table = db.execute(f"SELECT {columns} FROM walks {cut} ORDER BY {columns}").to_arrow_table()  # noqa: S608
     counted = db.execute("SELECT pair, count(*) FROM walks GROUP BY pair").fetchnumpy()
     counts = np.zeros(len(ends), dtype=np.int32)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from models.registry import ModelEntry, fetch_tokenizer
 
+_loading = Lock()  # several threads ask first at the same time, and a cached function does not keep them apart
 
-@lru_cache(maxsize=4)
+
 def token_counter(entry: ModelEntry, cache: Path) -> Callable[[str], int]:
     """How many tokens a text has, special ones left out. Loaded once a process; safe to share between threads.
 
@@ -17,6 +19,12 @@ def token_counter(entry: ModelEntry, cache: Path) -> Callable[[str], int]:
         InputError: the model cannot be had (see :func:`models.registry.fetch_tokenizer`) or has no tokenizer.
         RunError: the download failed.
     """
+    with _loading:
+        return _counter(entry, cache)
+
+
+@lru_cache(maxsize=4)
+def _counter(entry: ModelEntry, cache: Path) -> Callable[[str], int]:
     from models.engines.loading import load_tokenizer
 
     tokenizer = load_tokenizer(fetch_tokenizer(entry, cache))

@@ -59,7 +59,7 @@ class Link(Frozen):
     ``entity`` is a QID, or, with the source ``gold_mid``, the Freebase id (``m.02mjmr``) that a dataset gives instead.
     """
 
-    entity: str = Field(pattern=r"^(Q[1-9]\d*|[mg]\.[0-9a-z_]+)$")
+    entity: str = Field(pattern=r"^(Q[1-9]\d{0,8}|[mg]\.[0-9a-z_]+)$")
     role: LinkRole
     source: LinkSource = "gold_qid"
 

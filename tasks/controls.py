@@ -30,6 +30,7 @@ from tasks.links import linked_questions
 from tasks.progress import progress
 from tasks.questions import question_key
 
+DRAW_VERSION = "1"
 NEAREST = 20  # answers of the nearest degree, among which the wrong one is drawn
 
 
@@ -125,10 +126,12 @@ def draw(questions: Sequence[Question], degrees: Mapping[str, int], seed: int) -
     drawn: list[Drawn] = []
     for question in questions:
         own = {*question.entities("answer"), *question.entities("question")}
-        if not question.entities("question") or not question.entities("answer") or question.answer_type == "boolean":
+        # An answer that the question names ("which is larger, A or B?") is joined to itself, and proves nothing.
+        answers = sorted(set(question.entities("answer")) - set(question.entities("question")))
+        if not question.entities("question") or not answers or question.answer_type == "boolean":
             continue
         dice = random.Random(f"{seed} {question.dataset} {question.id}")  # noqa: S311 - a sample, not a secret
-        answer = dice.choice(sorted(question.entities("answer")))
+        answer = dice.choice(answers)
         near = _nearest(pools[question.dataset], (degrees.get(answer, 0), answer), own)
         if near:
             drawn.append(Drawn(question, answer, dice.choice(near)))
@@ -170,7 +173,7 @@ class _Blind:
 
 
 class _PathsOnly:
-    """A source without names and statements, which the control prints nowhere."""
+    """A source without names of items and without statements, which the control prints nowhere."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
@@ -184,7 +187,8 @@ class _PathsOnly:
         self._fetcher.degrees(entities, cap)
 
     def labels(self, ids: Collection[str]) -> None:
-        """Nothing."""
+        """Those of properties, which the next retrieval would ask for: it names every property of the graph."""
+        self._fetcher.labels([one for one in ids if one.startswith("P")])
 
     def details(self, triples: Collection[Triple]) -> None:
         """Nothing."""

@@ -49,6 +49,11 @@ class Source(Frozen):
         base = PUBLIC if self.url else LOCAL
         return base.model_copy(update={"in_flight": self.in_flight or base.in_flight, "rate": self.rate or base.rate})
 
+    def check(self) -> None:
+        """Raises InputError for a URL or user agent that its host would refuse; nothing is sent."""
+        if self.url is not None:
+            Endpoint(self.url, snapshot=self.snapshot, user_agent=self.user_agent, limits=self.limits)
+
     @property
     def batches(self) -> Mapping[Direction, int]:
         """Entities a request at most: somebody else's server has limits that only a failed request tells."""

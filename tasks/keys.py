@@ -53,7 +53,8 @@ class RetrievalSpec(Spec):
 
     ``snapshot`` identifies the content of the graph (and so the endpoint); ``linking`` is the key of the links that are
     searched from; ``similarity`` names the score of relations, ``tokenizer`` the model whose tokens are counted; ``search``,
-    ``ranking`` and ``wording`` are versions of the code. Left out: pacing, threads and batch sizes, which change no result.
+    ``ranking``, ``wording`` and ``matcher`` (which literals answer a question) are versions of the code. Left out: pacing,
+    threads and batch sizes, which change no result.
     """
 
     snapshot: str
@@ -74,6 +75,7 @@ class RetrievalSpec(Spec):
     search: str
     ranking: str
     wording: str
+    matcher: str
 
     @property
     def options(self) -> Options:
@@ -82,11 +84,15 @@ class RetrievalSpec(Spec):
 
 
 class ControlSpec(Spec):
-    """The wrong-answer control of a retrieval over one set of questions: which wrong answers, and how they were drawn."""
+    """The wrong-answer control of a retrieval over one set of questions: which wrong answers, and how they were drawn.
+
+    ``draw`` is the version of the code that draws.
+    """
 
     retrieval: str
     questions: str
     seed: int
+    draw: str
 
 
 class ThoughtSpec(Spec):

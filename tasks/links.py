@@ -16,7 +16,7 @@ from prefect import task
 from kg.endpoint import Endpoint
 from kg.linking import Linked, link, mids_of, read_mid_map
 from kg.mentions import LabelIndex
-from kg.names import Name, candidate_spans, graph_names, lookup
+from kg.names import Name, candidate_spans, graph_names, lookup, name_key
 from store.connection import Store
 from store.home import Home
 from store.types import Frozen, Link, LinkRole, Question, digest
@@ -69,12 +69,12 @@ def land_links(order: LinksOrder, home: Home) -> int:
             with open_endpoint(order.source, home, log) as endpoint:
                 try:
                     mids = _mids(order, store, endpoint, log)
-                    index = _index(order, endpoint, mids)
+                    names = _names(order, endpoint, mids)
                 finally:
                     log.flush()
         else:
-            mids, index = read_mid_map(order.mid_map) if order.mid_map else {}, None
-        linked = [link(question, mids=mids, index=index) for question in order.questions]
+            mids, names = read_mid_map(order.mid_map) if order.mid_map else {}, []
+        linked = _linked(order, mids, names)
         store.land(_rows(order, linked))
         count = sum(map(len, linked))
         meter.advance(len(order.questions))
@@ -127,20 +127,34 @@ def _mids(order: LinksOrder, store: Store, endpoint: Endpoint, log: RequestLog) 
     return {mid: entity for mid, entity in known.items() if entity is not None}
 
 
-def _index(order: LinksOrder, endpoint: Endpoint, mids: Mapping[str, str]) -> LabelIndex | None:
-    """The names to look for, if a question is left without a link by its ids."""
+def _names(order: LinksOrder, endpoint: Endpoint, mids: Mapping[str, str]) -> list[Name]:
+    """The names to look for, where a question is left without a link by its ids: all of the graph, or its own words."""
     bare = [(q, {one.role for one in link(q, mids=mids, index=None)}) for q in order.questions]
     asked = [q for q, roles in bare if "question" not in roles]
     answered = [q for q, roles in bare if "answer" not in roles and q.answer_type not in _LITERALS]
     if order.spec.labels == "off" or not (asked or answered):
-        return None
-    names: list[Name]
+        return []
     if order.spec.labels == "index":
-        names = graph_names(endpoint)
-    else:
-        spans = [span for q in asked for span in candidate_spans(q.text)]
-        names = lookup(endpoint, dict.fromkeys([*spans, *(form for q in answered for form in q.gold)]))
-    return LabelIndex(names)
+        return graph_names(endpoint)
+    spans = [span for q in asked for span in candidate_spans(q.text)]
+    return lookup(endpoint, dict.fromkeys([*spans, *(form for q in answered for form in q.gold)]))
+
+
+def _linked(order: LinksOrder, mids: Mapping[str, str], names: Sequence[Name]) -> list[tuple[Linked, ...]]:
+    """The links of each question. What was looked up is held against the words it was looked up for and no others: a
+    question's links must not depend on who is asked with it, nor on its gold answers.
+    """
+    if order.spec.labels != "lookup":
+        index = LabelIndex(names) if names else None
+        return [link(question, mids=mids, index=index) for question in order.questions]
+    by_key: dict[str, list[Name]] = {}
+    for name in names:
+        by_key.setdefault(name_key(name.text), []).append(name)
+
+    def of(words: Sequence[str]) -> LabelIndex:
+        return LabelIndex([name for key in dict.fromkeys(map(name_key, words)) for name in by_key.get(key, ())])
+
+    return [link(q, mids=mids, index=of(candidate_spans(q.text)), answers=of(q.gold)) for q in order.questions]
 
 
 def _rows(order: LinksOrder, linked: Sequence[Sequence[Linked]]) -> dict[str, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from prefect import task
 
-from eval.matching import Matcher
+from eval.matching import MATCHER_VERSION, Matcher
 from kg.candidates import Want
 from kg.fetching import Fetcher
 from kg.graph import Graph
@@ -30,7 +30,7 @@ from store.types import Frozen, Question, RunError, digest
 from store.types import Path as GraphPath
 from tasks.graphs import RequestLog, Source, StoreLanding, open_endpoint
 from tasks.keys import LinkingSpec, RetrievalSpec
-from tasks.landing import UNIT_OPTIONS
+from tasks.landing import UNIT_OPTIONS, retryable
 from tasks.links import linked_questions
 from tasks.progress import progress
 from tasks.questions import question_key
@@ -76,7 +76,12 @@ class Searched(NamedTuple):
 
 def search_versions() -> dict[str, str]:
     """Versions of the code that decides which paths are found, how they rank and how they read; part of the key."""
-    return {"search": SEARCH_VERSION, "ranking": RANKING_VERSION, "wording": LINEARISE_VERSION}
+    return {
+        "search": SEARCH_VERSION,
+        "ranking": RANKING_VERSION,
+        "wording": LINEARISE_VERSION,
+        "matcher": MATCHER_VERSION[:12],
+    }
 
 
 def missing_questions(store: Store, spec: RetrievalSpec, questions: Sequence[Question]) -> tuple[Question, ...]:
@@ -128,7 +133,13 @@ def land_neighbourhoods(order: NeighbourhoodsOrder, home: Home, graph: Graph) ->
         return endpoint.requests
 
 
-@task(name="neighbourhoods", retries=2, retry_delay_seconds=[5, 20], persist_result=False)
+@task(
+    name="neighbourhoods",
+    retries=2,
+    retry_delay_seconds=[5, 20],
+    retry_condition_fn=retryable,
+    persist_result=False,
+)
 def neighbourhoods(order: NeighbourhoodsOrder, graph: Any) -> int:
     """See :func:`land_neighbourhoods`. Not cached as a unit: the store knows each neighbourhood by itself."""
     return land_neighbourhoods(order, Home.current(), graph)
@@ -190,7 +201,7 @@ def search_questions(retriever: Retriever, order: PathsOrder, questions: Sequenc
             linearise(
                 one.kept,
                 graph.labels,
-                details=graph.details,
+                details=graph.details if spec.qualifiers else {},
                 form=spec.form,
                 max_triples=spec.max_triples,
                 max_tokens=spec.max_tokens,
@@ -211,7 +222,7 @@ def _rows(
         "retrieval_pairs": [],
         "retrievals": [],
     }
-    cut = graph.truncated({e for one in searched for e in one.question.entities("question")})
+    cut = graph.cut({e for one in searched for e in one.question.entities("question")}, spec.cap)
     for question, found, text in searched:
         key = {"retrieval_key": spec.key, "question_key": keys[id(question)]}
         shown = [(path, True) for path in found.kept] + [(path, False) for path in found.dropped]

@@ -45,7 +45,11 @@ def retrieval_examples(
 
 def path_drawings(store: Store, snapshot: str, retrieval_key: str, questions: dict[str, str]) -> dict[str, str]:
     """SVG pictures of the paths of questions (texts by key), for those that have any."""
-    labels, details = load_labels(store, snapshot), load_details(store, snapshot)
+    labels = load_labels(store, snapshot)
+    spec = store.query(
+        "SELECT (spec ->> 'qualifiers')::BOOLEAN AS told FROM retrieval_specs WHERE retrieval_key = ?", [retrieval_key]
+    )
+    details = load_details(store, snapshot) if spec and spec[0]["told"] else {}
     drawings = {}
     for key, text in questions.items():
         paths = [(path_of(row), row["kept"]) for row in queries.paths_of(store, retrieval_key, key)]

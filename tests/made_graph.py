@@ -8,7 +8,7 @@ from itertools import pairwise, permutations, product
 
 from kg.graph import Graph
 from kg.neighbourhoods import Direction, Expansion
-from store.types import Triple
+from store.types import Detail, Triple
 
 Walk = tuple[Triple, ...]
 
@@ -57,8 +57,10 @@ def least(triples: Sequence[Triple], source: str, target: str, max_hops: int) ->
 class MadeSource:
     """A :class:`kg.retrieval.Source` over given triples; ``asked`` holds what was asked for, each thing once."""
 
-    def __init__(self, triples: Sequence[Triple], graph: Graph) -> None:
-        self.triples, self.graph = triples, graph
+    def __init__(
+        self, triples: Sequence[Triple], graph: Graph, statements: Mapping[Triple, tuple[Detail, ...]] | None = None
+    ) -> None:
+        self.triples, self.graph, self.statements = triples, graph, statements or {}
         self.asked: list[object] = []
 
     def expansions(self, wanted: Mapping[Direction, Collection[str]], cap: int) -> None:
@@ -79,7 +81,7 @@ class MadeSource:
 
     def details(self, triples: Collection[Triple]) -> None:
         self.asked += sorted(set(triples) - self.graph.detailed)
-        self.graph.learn(detailed=triples)
+        self.graph.learn(details={t: self.statements[t] for t in triples if t in self.statements}, detailed=triples)
 
 
 def in_degree(triples: Iterable[Triple], node: str) -> int:

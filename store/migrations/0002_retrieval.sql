@@ -29,6 +29,7 @@ CREATE TABLE resolved_links (   -- its links, best first; the span is in the que
 );
 
 ALTER TABLE retrievals ADD COLUMN linking_key VARCHAR;
+ALTER TABLE retrievals ADD COLUMN landed_at TIMESTAMP DEFAULT current_timestamp;
 ALTER TABLE retrievals ADD COLUMN specific INTEGER;      -- pairs that a path without a hub connects
 ALTER TABLE retrievals ADD COLUMN lines INTEGER;         -- of the linearised graph
 ALTER TABLE retrievals ADD COLUMN tokens INTEGER;        -- of the linearised graph, by the tokenizer in the retrieval's spec

@@ -110,7 +110,7 @@ def test_boxes_do_not_overlap_and_stay_inside() -> None:
         assert y >= 40
         assert x + w <= float(svg.attrib["width"])
         assert y + h <= float(svg.attrib["height"])
-    assert "first 8 of 13 paths" in "".join(text.text or "" for text in svg.iter(f"{SVG}text"))
+    assert "first 8 of 13 kept" in "".join(text.text or "" for text in svg.iter(f"{SVG}text"))
 
 
 def test_all_text_is_escaped_and_long_names_are_whole_in_the_tooltip() -> None:

@@ -24,15 +24,15 @@ def test_what_was_added_is_known_also_if_empty_or_cut() -> None:
     assert graph.known("out", ["Q1", "Q2"], 1) == {"Q1"}
     assert graph.known("in", ["Q1", "Q2"], 1) == {"Q2"}
     assert graph.known("in", ["Q2"], 2) == set()
-    assert graph.truncated(["Q1", "Q2"]) == graph.cut(["Q1", "Q2"]) == {"Q2"}
+    assert graph.cut(["Q1", "Q2"], 1) == {"Q2"}
+    assert graph.cut(["Q2"], 2) == set(), "with a larger cap it may be whole"
 
 
 def test_a_larger_cap_completes_a_cut_neighbourhood() -> None:
     graph = Graph([Expansion("Q2", "in", (WORKS[0],), truncated=True)], cap=1)
     graph.add([Expansion("Q2", "in", (WORKS[0], WORKS[1]))], cap=10)
     assert graph.known("in", ["Q2"], 10_000) == {"Q2"}
-    assert graph.truncated(["Q2"]) == set()
-    assert graph.cut(["Q2"]) == {"Q2"}
+    assert graph.cut(["Q2"], 1) == {"Q2"}
 
 
 def test_what_is_learnt() -> None:

@@ -12,7 +12,7 @@ from kg.graph import Graph
 from kg.ranking import middle_nodes
 from kg.retrieval import Found, Retriever, Want
 from kg.similarity import Lexical
-from store.types import InputError, Triple
+from store.types import Detail, InputError, Triple
 
 EVERYTHING = Options(top_paths=10_000, joint=False)
 
@@ -52,8 +52,9 @@ class TestExact:
                 expected = least(triples, source, target, max_hops) if source != target else set()
                 assert walks(found).get((source, target), set()) == expected
 
-    @pytest.mark.parametrize("seed", range(12))
-    def test_a_hub_that_is_cut_loses_no_distance(self, seed: int) -> None:
+    @pytest.mark.parametrize("seed", range(8))
+    @pytest.mark.parametrize("max_hops", [2, 3])
+    def test_a_hub_that_is_cut_loses_no_distance(self, seed: int, max_hops: int) -> None:
         """Most in-edges of the source are beyond the cap, so that its frontier is hidden."""
         draw = random.Random(seed)
         crowd = [Triple(f"Q{i}", "P1", "Q1") for i in range(100, 130)]
@@ -62,14 +63,32 @@ class TestExact:
         tail = [Triple("Q2", "P4", "Q9"), Triple("Q9", "P4", "Q3")]
         triples = sorted({*crowd, *linked, *tail})
         draw.shuffle(triples)
-        options = Options(cap=3, max_degree=3, deep_cap=1000, joint=False, top_paths=10_000)
+        options = Options(max_hops=max_hops, cap=3, max_degree=3, deep_cap=1000, joint=False, top_paths=10_000)
         want = Want("k", "what?", ("Q1",), ("Q9", "Q3", "Q4"))
         [found], source = gathered(triples, [want], options)
         for pair in found.pairs:
-            hops = [h for h in (1, 2, 3) if brute(triples, pair.source, pair.target, h)]
+            hops = [h for h in range(1, max_hops + 1) if brute(triples, pair.source, pair.target, h)]
             assert pair.hops == (hops[0] if hops else None)
         if any(not brute(triples, "Q1", target, h) for target in want.targets for h in (1, 2)):
             assert ("Q1", "in", 1000) in source.asked
+
+    def test_nor_does_a_second_hub_on_the_other_side(self) -> None:
+        crowds = [Triple(f"Q{i}", "P1", hub) for hub, n in (("Q1", 100), ("Q20", 200)) for i in range(n, n + 30)]
+        way = [Triple("Q999", "P1", "Q1"), Triple("Q999", "P2", "Q20"), Triple("Q2", "P3", "Q20")]
+        options = Options(cap=3, max_degree=3, deep_cap=1000)
+        [found], source = gathered([*crowds, *way], [Want("k", "what?", ("Q1",), ("Q2",))], options)
+        assert [(pair.hops, pair.paths) for pair in found.pairs] == [(3, 1)]
+        assert ("Q20", "in", 1000) in source.asked
+
+    def test_a_cut_at_a_smaller_cap_is_none_at_this_one(self) -> None:
+        triples = [Triple(f"Q{i}", "P1", "Q1") for i in range(10, 16)] + [Triple("Q2", "P1", "Q3")]
+        graph = Graph()
+        source = MadeSource(triples, graph)
+        source.expansions({"in": ["Q1"]}, 3)
+        want = [Want("k", "what?", ("Q1",), ("Q2",))]
+        Retriever(graph, Options(cap=10, max_degree=10), Lexical()).gather(want, source)
+        alone = gathered(triples, want, Options(cap=10, max_degree=10))[1]
+        assert source.asked[1:] == alone.asked
 
     def test_nothing_is_asked_for_twice_and_a_second_run_asks_nothing(self) -> None:
         triples = world(5, nodes=12, edges=20)
@@ -125,6 +144,17 @@ class TestKinds:
         ends = {(path.source, path.target, path.kind) for path in found.kept}
         assert ends == {("Q1", "Q3", "between"), ("Q1", "1949-06-08", "literal"), ("Q3", "84", "literal")}
 
+    def test_a_yes_or_no_question_keeps_what_joins_its_entities_first(self) -> None:
+        own = [Triple(q, "P9", f"19{n}-01-01", True) for q in ("Q1", "Q2") for n in range(10, 40)]
+        joining = [Triple("Q1", "P1", "Q3"), Triple("Q2", "P1", "Q3")]
+        want = Want("k", "is it older?", ("Q1", "Q2"), boolean=True)
+        [found], _ = gathered([*own, *joining], [want], Options(top_paths=5))
+        assert [path.kind for path in found.kept] == ["between", *["literal"] * 4]
+        assert [(pair.source, pair.target, pair.hops) for pair in found.pairs] == [("Q1", "Q2", 2)]
+        [apart], _ = gathered(own, [want], Options(top_paths=5))
+        assert [pair.hops for pair in apart.pairs] == [None]
+        assert apart.hops is None
+
     def test_joint_paths_use_several_entities_beyond_the_shortest(self) -> None:
         triples = [Triple("Q1", "P1", "Q9"), Triple("Q1", "P2", "Q2"), Triple("Q2", "P3", "Q9")]
         want = Want("k", "what?", ("Q1", "Q2"), ("Q9",))
@@ -155,6 +185,15 @@ class TestKinds:
         extra = {path.triples for path in found.kept} - set().union(*short.values())
         assert extra == expected
         assert all(p.kind == "joint" for p in found.kept if set(middle_nodes(p)) & set(want.sources))
+
+
+def test_what_full_statements_name_has_labels_too() -> None:
+    held = Triple("Q1", "P39", "Q2")
+    said = {held: (Detail((("P580", "1885-03-04", True), ("P1365", "Q3", False)), unit="Q11573"),)}
+    graph = Graph()
+    source = MadeSource([held], graph, said)
+    Retriever(graph, EVERYTHING, Lexical()).gather([Want("k", "what?", ("Q1",), ("Q2",))], source)
+    assert {"P580", "P1365", "Q3", "Q11573"} <= graph.labels.keys()
 
 
 class TestRanking:

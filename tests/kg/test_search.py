@@ -73,16 +73,13 @@ class TestLimits:
         assert walks.pair.tolist() == [0, 0, 1]
         assert walks.counts.tolist() == [5, 1]
 
-    def test_paths_through_hubs_are_cut_first(self) -> None:
-        ways = [
-            Triple("Q1", "P1", "Q10"),
-            Triple("Q2", "P1", "Q10"),
-            Triple("Q1", "P1", "Q99"),
-            Triple("Q2", "P1", "Q99"),
-        ]
-        hub = [Triple(f"Q{i}", "P1", "Q10") for i in range(200, 230)]
-        [_, walks] = search(whole(ways + hub), [Pair("Q1", "Q2")], 2, limit=1)
-        assert walks.nodes.tolist() == [[99]]
+    def test_paths_through_items_of_low_numbers_are_cut_first(self) -> None:
+        """And so the same ones, whatever else is known of these items."""
+        ways = [Triple(end, "P1", middle) for end in ("Q1", "Q2") for middle in ("Q10", "Q99")]
+        more = [Triple(f"Q{i}", "P1", "Q99") for i in range(200, 230)]
+        for triples in (ways, ways + more):
+            [_, walks] = search(whole(triples), [Pair("Q1", "Q2")], 2, limit=1)
+            assert walks.nodes.tolist() == [[99]]
 
     @pytest.mark.parametrize("hops", [0, 5])
     def test_hops_out_of_range(self, hops: int) -> None:
@@ -112,3 +109,4 @@ def test_a_walk_against_the_statement_keeps_its_direction() -> None:
 def test_neighbours_of_both_directions() -> None:
     graph = whole([Triple("Q1", "P1", "Q2"), Triple("Q3", "P2", "Q1"), Triple("Q1", "P3", "Q1")])
     assert neighbours(graph, ["Q1", "Q7"]) == {"Q1": {"Q2", "Q3"}, "Q7": set()}
+    assert neighbours(graph, ["Q1", "Q3"], outgoing=True) == {"Q1": {"Q2"}, "Q3": {"Q1"}}
