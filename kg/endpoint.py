@@ -293,6 +293,11 @@ def _term(cell: dict[str, str]) -> Term:
     return Term(cell["value"], "literal", cell.get("datatype"), cell.get("xml:lang"))
 
 
+def is_local(url: str) -> bool:
+    """Whether the URL is of this machine, to which a public host's limits do not apply. Raises InputError for no URL."""
+    return _is_loopback(_host(url))
+
+
 def _host(url: str) -> str:
     try:
         parts = urlsplit(url)

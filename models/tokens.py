@@ -25,11 +25,14 @@ def token_counter(entry: ModelEntry, cache: Path) -> Callable[[str], int]:
 
 @lru_cache(maxsize=4)
 def _counter(entry: ModelEntry, cache: Path) -> Callable[[str], int]:
+    folder = fetch_tokenizer(entry, cache)
+    if (folder / "tokenizer.json").is_file():
+        # transformers reads the same file, but takes seconds to be imported.
+        from tokenizers import Tokenizer
+
+        quick = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return lambda text: len(quick.encode(text, add_special_tokens=False).ids)
     from models.engines.loading import load_tokenizer
 
-    tokenizer = load_tokenizer(fetch_tokenizer(entry, cache))
-
-    def count(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    return count
+    tokenizer = load_tokenizer(folder)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

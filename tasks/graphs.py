@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kg.endpoint import Endpoint, RequestRecord
+from kg.endpoint import Endpoint, RequestRecord, is_local
 from kg.graph import Graph
 from kg.graphs import STARTER, graph_named, serve_graph
 from kg.neighbourhoods import BATCHES, Direction, Expansion
@@ -42,11 +42,16 @@ class Source(Frozen):
     rate: float | None = None
 
     @property
+    def is_local(self) -> bool:
+        """Whether the host is this machine."""
+        return self.url is None or is_local(self.url)
+
+    @property
     def limits(self) -> Limits | None:
         """What the host may be asked for, where a person has said so."""
         if self.in_flight is None and self.rate is None:
             return None
-        base = PUBLIC if self.url else LOCAL
+        base = LOCAL if self.is_local else PUBLIC
         return base.model_copy(update={"in_flight": self.in_flight or base.in_flight, "rate": self.rate or base.rate})
 
     def check(self) -> None:
@@ -62,7 +67,7 @@ class Source(Frozen):
     @property
     def at_a_time(self) -> int:
         """Requests that are worth having under way together."""
-        return self.in_flight or (PUBLIC.in_flight if self.url else LOCAL_IN_FLIGHT)
+        return self.in_flight or (LOCAL_IN_FLIGHT if self.is_local else PUBLIC.in_flight)
 
 
 def snapshot_named(graph: str, home: Home) -> str:

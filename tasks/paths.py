@@ -26,7 +26,7 @@ from models.registry import ModelEntry
 from models.tokens import token_counter
 from store.connection import Store
 from store.home import Home
-from store.types import Frozen, Question, RunError, digest
+from store.types import Frozen, InputError, Question, RunError, digest
 from store.types import Path as GraphPath
 from tasks.graphs import RequestLog, Source, StoreLanding, open_endpoint
 from tasks.keys import LinkingSpec, RetrievalSpec
@@ -167,7 +167,10 @@ def land_paths(order: PathsOrder, store: Store, graph: Graph) -> int:
         searched = search_questions(retriever, order, questions)
     except Exception as error:
         if len(questions) == 1:
-            raise
+            name = f"{questions[0].dataset} {questions[0].id}"
+            if isinstance(error, InputError | RunError):
+                raise type(error)(f"{name}: {error}") from error
+            raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error  # a bug, so not tried again
         for question in questions:
             failure: Exception | None = None
             for _attempt in range(ATTEMPTS):

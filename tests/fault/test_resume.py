@@ -32,7 +32,7 @@ ROWS = {
     "trace_texts": "*",
     "predictions": "*",
     "verdicts": "*",
-    "retrievals": "*",
+    "retrievals": "* EXCLUDE (landed_at)",
     "paths": "*",
     "edges": "*",
     "expansions": "*",
