@@ -103,10 +103,13 @@ class FaultServer:
             with connection, connection.makefile("rb") as stream:
                 while stream.readline():
                     headers = {}
-                    while (line := stream.readline().decode().strip()) != "":
+                    while (line := stream.readline().decode().strip()) != "":  # or the end, if the client was killed
                         name, _, value = line.partition(": ")
                         headers[name.lower()] = value
-                    query = parse_qs(stream.read(int(headers["content-length"])).decode())["query"][0]
+                    body = stream.read(int(headers.get("content-length", "0")))
+                    if not body or len(body) < int(headers.get("content-length", "0")):
+                        return  # the client was killed while it asked
+                    query = parse_qs(body.decode())["query"][0]
                     self.requests.append((headers, query))
                     self.times.append(time.monotonic())
                     answer = self.answer(query)

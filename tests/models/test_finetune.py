@@ -189,7 +189,6 @@ class TestRealStudent:
 
 @pytest.mark.real
 class TestInterruptedTraining:
-    @pytest.mark.slow  # a random kill of a whole study meets training too
     def test_kill_nine_leaves_nothing_and_the_same_call_completes(self, uninterrupted: Student, tmp_path: Path) -> None:
         output = tmp_path / "student"
         parent, child = start_training(uninterrupted.spec, output)
