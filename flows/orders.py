@@ -96,6 +96,11 @@ class Orders:
         return tuple({question_key(q): q for chosen in sets for q in _questions(chosen)}.values())
 
     @cached_property
+    def searched_keys(self) -> tuple[str, ...]:
+        """Their keys, in their order."""
+        return tuple(question_key(question) for question in self.searched_questions)
+
+    @cached_property
     def source(self) -> Source:
         """Where facts come from."""
         chosen = self.parameters.retrieve
@@ -195,7 +200,7 @@ class Orders:
             return None
         spec = ControlSpec(
             retrieval=self.retrieval.key,
-            questions=set_key([question_key(q) for q in self.searched_questions]),
+            questions=set_key(list(self.searched_keys)),
             seed=self.parameters.seed,
             draw=DRAW_VERSION,
         )

@@ -38,7 +38,8 @@ def check(study: Study, home: Home) -> None:
     for alias in (*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *judges):
         model_key(orders.registry.entry(alias), default_cache())
     _ = orders.retrieval
-    orders.source.check()
+    if orders.source.url is not None:
+        orders.source.remote()
     for questions in (study.train, *study.retrieve.datasets, *study.evaluate.datasets):
         load_questions(questions.dataset, questions.split, questions.limit, questions.path)
 

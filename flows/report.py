@@ -17,7 +17,6 @@ from flows.publish import gather, markdown, table
 from store.home import Home
 from tasks.keys import set_key
 from tasks.landing import submit
-from tasks.questions import question_key
 from tasks.reports import ReportOrder, draw, draw_page, report_page, report_spec, summary_of
 
 
@@ -70,9 +69,8 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
         raise Waiting(f"study {parameters.name} has not landed with these parameters: run `evaluate` first")
     judge = orders.judge(runs)
     control = orders.control()
-    searched = tuple(question_key(question) for question in orders.searched_questions)
     units = [run.predictions.key for run in runs] + ([judge.key] if judge else [])
-    units += [orders.retrieval.key, set_key(list(searched)), *([control.key] if control else [])]
+    units += [orders.retrieval.key, set_key(list(orders.searched_keys)), *([control.key] if control else [])]
     return ReportOrder(
         name=f"report {parameters.name}",
         study=parameters.name,
@@ -81,7 +79,7 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
         snapshot=orders.source.snapshot,
         retrieval=orders.retrieval.key,
         control=control.key if control else None,
-        searched=searched,
+        searched=orders.searched_keys,
         spec=report_spec(key, units),
     )
 

@@ -11,15 +11,13 @@ from flows.orders import Orders
 from flows.publish import markdown
 from store.home import Home
 from tasks.keys import set_key
-from tasks.questions import question_key
 from tasks.retrieval_reports import retrieval_examples, retrieval_summary
 
 
 def retrieval_of(orders: Orders) -> RetrievalSummary:
     """The summary of a study's retrieval, over all questions that it searches."""
     control = orders.control()
-    keys = [question_key(question) for question in orders.searched_questions]
-    return retrieval_summary(orders.store, orders.retrieval.key, keys, control.key if control else None)
+    return retrieval_summary(orders.store, orders.retrieval.key, orders.searched_keys, control.key if control else None)
 
 
 def retrieval_page(name: str, home: Home) -> Path:
@@ -32,7 +30,7 @@ def publish_retrieval(orders: Orders, *, draw: bool) -> Path:
     name, spec = orders.parameters.name, orders.retrieval
     page = retrieval_page(name, orders.home)
     summary = retrieval_of(orders)
-    keys, control = [question_key(question) for question in orders.searched_questions], orders.control()
+    keys, control = list(orders.searched_keys), orders.control()
     # What the page is of: it may show what the study was before its parameters were changed back.
     shown = f"{spec.key}, questions {set_key(keys)}, control {control.key if control else 'none'}"
     if draw or not page.is_file() or shown not in page.read_text(encoding="utf-8"):

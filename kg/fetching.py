@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol, TypeVar
 
@@ -56,8 +56,8 @@ class NoLanding:
 class Fetcher:
     """A :class:`kg.retrieval.Source` over one endpoint. ``in_flight`` requests run at a time, as far as its host allows.
 
-    ``statements`` False asks for no qualifiers; ``batches`` is the most entities a request; ``told(n)`` hears of each n
-    new neighbourhoods. :attr:`purpose` says what is being asked for at the moment, or always ``purpose`` where that is given.
+    ``statements`` False asks for no qualifiers; ``batches`` is the most entities a request. :attr:`purpose` says what is
+    being asked for at the moment, or always ``purpose`` where that is given.
     """
 
     def __init__(
@@ -69,13 +69,11 @@ class Fetcher:
         in_flight: int = 2,
         statements: bool = True,
         batches: Mapping[Direction, int] = BATCHES,
-        told: Callable[[int], None] | None = None,
         purpose: Purpose | None = None,
     ) -> None:
         self.endpoint, self.graph, self.landing = endpoint, graph, landing or NoLanding()
         self._fixed, self.purpose = purpose, purpose or "neighbourhoods"
         self._in_flight, self._statements, self._batches = in_flight, statements, batches
-        self._told = told or (lambda _n: None)
         self._neighbourhoods: dict[int, Neighbourhoods] = {}
 
     def expansions(self, wanted: Mapping[Direction, Collection[str]], cap: int) -> None:
@@ -118,7 +116,6 @@ class Fetcher:
         def land(batch: Sequence[Expansion]) -> None:
             self.landing.expansions(batch, cap)
             self.graph.add(batch, cap)
-            self._told(len(batch))
 
         if cap not in self._neighbourhoods:
             self._neighbourhoods[cap] = Neighbourhoods(

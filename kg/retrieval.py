@@ -93,7 +93,7 @@ class Retriever:
         ends = _distinct(end for want in wants for end in (*want.sources, *want.targets))
         source.expansions({"out": ends, "in": ends if options.max_hops > 1 else []}, options.cap)
         tell("ends", 0)
-        pairs = list(dict.fromkeys(pair for want in wants for pair in pairs_of(want) if pair.source != pair.target))
+        pairs = list(dict.fromkeys(pair for want in wants for pair in pairs_of(want)))
         if options.max_hops > 1:
             self._fetch_frontiers(pairs, source)
         tell("frontiers", 0)
@@ -150,7 +150,7 @@ class Retriever:
                 specific[ends] = min(path.hops, specific.get(ends, path.hops))
         # A literal pair exists only where a value was found; a source without any is a pair without a path.
         ends_found = dict.fromkeys(hops)
-        asked = [(p.source, p.target) for p in pairs_of(want) if p.source != p.target]
+        asked = [(p.source, p.target) for p in pairs_of(want)]
         if want.matches is not None:
             asked = [(source, "") for source in want.sources if not any(source == s for s, _ in ends_found)]
         pairs = tuple(

@@ -23,7 +23,7 @@ from kg.neighbourhoods import Direction
 from kg.retrieval import Found, Retriever
 from store.home import Home
 from store.types import Frozen, Question, Triple
-from tasks.graphs import RequestLog, Source, StoreLanding, open_endpoint
+from tasks.graphs import Source, open_fetcher
 from tasks.keys import ControlSpec, LinkingSpec, RetrievalSpec
 from tasks.landing import UNIT_OPTIONS, Clock
 from tasks.links import linked_questions
@@ -69,32 +69,20 @@ def land_control(order: ControlOrder, home: Home, graph: Graph) -> int:
     clock, store, spec = Clock(), home.store, order.retrieval
     questions = linked_questions(store, order.linking, order.questions)
     keys = {id(q): question_key(own) for q, own in zip(questions, order.questions, strict=True)}
-    log = RequestLog(store, spec.snapshot, lambda: "control")
-    with open_endpoint(order.source, home, log) as endpoint, progress(order.name, len(questions)) as meter:
-        landing = StoreLanding(store, spec.snapshot, log)
-        fetcher = Fetcher(
-            endpoint,
-            graph,
-            landing,
-            in_flight=order.source.at_a_time,
-            batches=order.source.batches,
-            purpose="control",
-        )
-        try:
-            answers = {entity for q in questions for entity in q.entities("answer")}
-            fetcher.degrees(sorted(answers), spec.cap)
-            drawn = draw(questions, graph.degrees, order.spec.seed)
-            # Where both were searched alike: neither the question's words nor its other entities choose among paths.
-            retriever = Retriever(graph, spec.options.model_copy(update={"joint": False}), _Blind())
-            wants = [
-                _want(keys[id(one.question)], one.question, target)
-                for one in drawn
-                for target in (one.answer, one.wrong)
-            ]
-            retriever.gather(wants, _PathsOnly(fetcher), lambda _stage, done: meter.advance(done // 2 - meter.done))
-            found = retriever.find(wants)
-        finally:
-            log.flush()
+    with (
+        open_fetcher(order.source, home, graph, purpose="control") as fetcher,
+        progress(order.name, len(questions)) as meter,
+    ):
+        answers = {entity for q in questions for entity in q.entities("answer")}
+        fetcher.degrees(sorted(answers), spec.cap)
+        drawn = draw(questions, graph.degrees, order.spec.seed)
+        # Where both were searched alike: neither the question's words nor its other entities choose among paths.
+        retriever = Retriever(graph, spec.options.model_copy(update={"joint": False}), _Blind())
+        wants = [
+            _want(keys[id(one.question)], one.question, target) for one in drawn for target in (one.answer, one.wrong)
+        ]
+        retriever.gather(wants, _PathsOnly(fetcher), lambda _stage, done: meter.advance(done // 2 - meter.done))
+        found = retriever.find(wants)
     rows = [
         {
             "control_key": order.key,

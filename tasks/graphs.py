@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kg.endpoint import Endpoint, RequestRecord, is_local
+from kg.fetching import Fetcher, Purpose
 from kg.graph import Graph
 from kg.graphs import STARTER, graph_named, serve_graph
 from kg.neighbourhoods import BATCHES, Direction, Expansion
@@ -54,10 +55,11 @@ class Source(Frozen):
         base = LOCAL if self.is_local else PUBLIC
         return base.model_copy(update={"in_flight": self.in_flight or base.in_flight, "rate": self.rate or base.rate})
 
-    def check(self) -> None:
-        """Raises InputError for a URL or user agent that its host would refuse; nothing is sent."""
-        if self.url is not None:
-            Endpoint(self.url, snapshot=self.snapshot, user_agent=self.user_agent, limits=self.limits)
+    def remote(self, **options: Any) -> Endpoint:
+        """The endpoint of the ``url``; nothing is sent. Raises InputError for a URL or user agent that its host would refuse."""
+        return Endpoint(
+            self.url or "", snapshot=self.snapshot, user_agent=self.user_agent, limits=self.limits, **options
+        )
 
     @property
     def batches(self) -> Mapping[Direction, int]:
@@ -81,13 +83,7 @@ def open_endpoint(
 ) -> Iterator[Endpoint]:
     """The SPARQL endpoint of a source; a loaded graph is served by a server that ends with the block."""
     if source.url is not None:
-        yield Endpoint(
-            source.url,
-            snapshot=source.snapshot,
-            user_agent=source.user_agent,
-            limits=source.limits,
-            on_request=on_request,
-        )
+        yield source.remote(on_request=on_request)
         return
     with serve_graph(source.graph, home.kg) as url:
         yield Endpoint(url, snapshot=source.snapshot, limits=source.limits, on_request=on_request, timeout=300)
@@ -96,10 +92,7 @@ def open_endpoint(
 def probe(source: Source) -> None:
     """Ask a remote endpoint one small question, so that a dead one is told at once. Raises RunError, or InputError."""
     if source.url is not None:
-        endpoint = Endpoint(
-            source.url, snapshot=source.snapshot, user_agent=source.user_agent, limits=source.limits, attempts=2
-        )
-        endpoint.select("SELECT (1 AS ?one) WHERE {}")
+        source.remote(attempts=2).select("SELECT (1 AS ?one) WHERE {}")
 
 
 class RequestLog:
@@ -172,6 +165,28 @@ class StoreLanding:
 
     def _land(self, tables: dict[str, list[dict[str, Any]]]) -> None:
         self._store.land({**tables, "endpoint_requests": self._log.taken()})
+
+
+@contextmanager
+def open_fetcher(
+    source: Source, home: Home, graph: Graph, *, statements: bool = True, purpose: Purpose | None = None
+) -> Iterator[Fetcher]:
+    """A fetcher into a graph and the store, with its requests logged; its endpoint is served as long as the block lasts."""
+    log = RequestLog(home.store, source.snapshot, lambda: fetcher.purpose)
+    with open_endpoint(source, home, log) as endpoint:
+        fetcher = Fetcher(
+            endpoint,
+            graph,
+            StoreLanding(home.store, source.snapshot, log),
+            in_flight=source.at_a_time,
+            batches=source.batches,
+            statements=statements,
+            purpose=purpose,
+        )
+        try:
+            yield fetcher
+        finally:
+            log.flush()
 
 
 def load_graph(store: Store, snapshot: str, cap: int) -> Graph:

@@ -14,7 +14,6 @@ from prefect import task
 
 from eval.matching import MATCHER_VERSION, Matcher
 from kg.candidates import Want
-from kg.fetching import Fetcher
 from kg.graph import Graph
 from kg.linearise import LINEARISE_VERSION, Linearised, linearise
 from kg.ranking import RANKING_VERSION
@@ -28,7 +27,7 @@ from store.connection import Store
 from store.home import Home
 from store.types import Frozen, InputError, Question, RunError, digest
 from store.types import Path as GraphPath
-from tasks.graphs import RequestLog, Source, StoreLanding, open_endpoint
+from tasks.graphs import Source, open_fetcher
 from tasks.keys import LinkingSpec, RetrievalSpec
 from tasks.landing import UNIT_OPTIONS, retryable
 from tasks.links import linked_questions
@@ -92,8 +91,8 @@ def missing_questions(store: Store, spec: RetrievalSpec, questions: Sequence[Que
     return tuple(q for key, q in keys.items() if key not in done)
 
 
-def want_of(question: Question) -> Want:
-    """What is searched for a question with its links in place.
+def want_of(key: str, question: Question) -> Want:
+    """What is searched for a question with its links in place; ``key`` is that of the question as its dataset gives it.
 
     Gold answers are the targets: right for training data and for analysis, and never shown to a model in a test. A date or
     number is recognised among literals by the matcher; a yes/no question has no target of its own.
@@ -107,30 +106,20 @@ def want_of(question: Question) -> Want:
         def matches(value: str) -> bool:
             return matcher.rule(value) is not None
 
-    key = question_key(question)
     return Want(key, question.text, question.entities("question"), targets, boolean, matches)
 
 
 def land_neighbourhoods(order: NeighbourhoodsOrder, home: Home, graph: Graph) -> int:
     """Fetch what the questions still miss, landing each answer as it comes. Returns requests made."""
     store, spec = home.store, order.spec
-    wants = [want_of(q) for q in linked_questions(store, order.linking, order.questions)]
+    wants = [want_of(key, question) for key, question in _linked(store, order)]
     retriever = Retriever(graph, spec.options, best_similarity(order.similarity))
-    log = RequestLog(store, spec.snapshot, lambda: fetcher.purpose)
-    with open_endpoint(order.source, home, log) as endpoint, progress(order.name, len(wants)) as meter:
-        fetcher = Fetcher(
-            endpoint,
-            graph,
-            StoreLanding(store, spec.snapshot, log),
-            in_flight=order.source.at_a_time,
-            batches=order.source.batches,
-            statements=spec.qualifiers,
-        )
-        try:
-            retriever.gather(wants, fetcher, lambda _stage, done: meter.advance(done - meter.done))
-        finally:
-            log.flush()
-        return endpoint.requests
+    with (
+        open_fetcher(order.source, home, graph, statements=spec.qualifiers) as fetcher,
+        progress(order.name, len(wants)) as meter,
+    ):
+        retriever.gather(wants, fetcher, lambda _stage, done: meter.advance(done - meter.done))
+        return fetcher.endpoint.requests
 
 
 @task(
@@ -157,25 +146,23 @@ def land_paths(order: PathsOrder, store: Store, graph: Graph) -> int:
     If the batch fails, each of its questions is tried alone; those that succeed land. Raises RunError that names the
     questions that failed :data:`ATTEMPTS` times.
     """
-    questions = linked_questions(store, order.linking, order.questions)
-    # By identity: two datasets may use the same ids, and a batch may hold questions of both.
-    keys = {id(q): question_key(own) for q, own in zip(questions, order.questions, strict=True)}
+    asked = _linked(store, order)
     retriever = Retriever(graph, order.spec.options, best_similarity(order.similarity))
     failures: list[tuple[Question, Exception]] = []
     searched: list[Searched] = []
     try:
-        searched = search_questions(retriever, order, questions)
+        searched = search_questions(retriever, order, asked)
     except Exception as error:
-        if len(questions) == 1:
-            name = f"{questions[0].dataset} {questions[0].id}"
+        if len(asked) == 1:
+            name = f"{asked[0][1].dataset} {asked[0][1].id}"
             if isinstance(error, InputError | RunError):
                 raise type(error)(f"{name}: {error}") from error
             raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error  # a bug, so not tried again
-        for question in questions:
+        for key, question in asked:
             failure: Exception | None = None
             for _attempt in range(ATTEMPTS):
                 try:
-                    searched += search_questions(retriever, order, [question])
+                    searched += search_questions(retriever, order, [(key, question)])
                     failure = None
                     break
                 except Exception as alone:
@@ -184,19 +171,19 @@ def land_paths(order: PathsOrder, store: Store, graph: Graph) -> int:
                 failures.append((question, failure))
         if not searched:
             raise error
-    store.land(_rows(order, searched, keys, retriever.graph))
+    store.land(_rows(order, searched, retriever.graph))
     if failures:
         one, first = failures[0]
         name = f"{one.dataset} {one.id}"
-        raise RunError(f"{len(failures)} of {len(questions)} questions failed; {name}: {type(first).__name__}: {first}")
+        raise RunError(f"{len(failures)} of {len(asked)} questions failed; {name}: {type(first).__name__}: {first}")
     return sum(one.found.paths for one in searched)
 
 
-def search_questions(retriever: Retriever, order: PathsOrder, questions: Sequence[Question]) -> list[Searched]:
-    """Paths and their text, for questions with their links in place."""
+def search_questions(retriever: Retriever, order: PathsOrder, asked: Sequence[tuple[str, Question]]) -> list[Searched]:
+    """Paths and their text, for questions (by their keys) with their links in place."""
     spec, graph = order.spec, retriever.graph
     count = token_counter(order.tokenizer, default_cache())
-    found = retriever.find([want_of(question) for question in questions])
+    found = retriever.find([want_of(key, question) for key, question in asked])
     return [
         Searched(
             question,
@@ -211,13 +198,17 @@ def search_questions(retriever: Retriever, order: PathsOrder, questions: Sequenc
                 count=count,
             ),
         )
-        for question, one in zip(questions, found, strict=True)
+        for (_key, question), one in zip(asked, found, strict=True)
     ]
 
 
-def _rows(
-    order: PathsOrder, searched: Sequence[Searched], keys: dict[int, str], graph: Graph
-) -> dict[str, list[dict[str, Any]]]:
+def _linked(store: Store, order: PathsOrder | NeighbourhoodsOrder) -> list[tuple[str, Question]]:
+    """The questions of an order with their links in place, each with the key of the question as its dataset gives it."""
+    linked = linked_questions(store, order.linking, order.questions)
+    return [(question_key(own), question) for own, question in zip(order.questions, linked, strict=True)]
+
+
+def _rows(order: PathsOrder, searched: Sequence[Searched], graph: Graph) -> dict[str, list[dict[str, Any]]]:
     spec = order.spec
     tables: dict[str, list[dict[str, Any]]] = {
         "retrieval_specs": [{"retrieval_key": spec.key, "spec": spec.model_dump_json()}],
@@ -227,7 +218,7 @@ def _rows(
     }
     cut = graph.cut({e for one in searched for e in one.question.entities("question")}, spec.cap)
     for question, found, text in searched:
-        key = {"retrieval_key": spec.key, "question_key": keys[id(question)]}
+        key = {"retrieval_key": spec.key, "question_key": found.key}
         shown = [(path, True) for path in found.kept] + [(path, False) for path in found.dropped]
         shown.sort(key=lambda item: -item[0].score)
         tables["paths"] += [

@@ -169,11 +169,13 @@ class TestPage:
 
     def test_artifacts_say_the_same(self, study: Study) -> None:
         from prefect.client.orchestration import get_client
+        from prefect.client.schemas.sorting import ArtifactSort
 
         from eval.retrieval_report import retrieval_markdown
 
         with get_client(sync_client=True) as client:
-            artifacts = client.read_artifacts()
+            # The newest first: the server gives so many at most, and may hold those of earlier tests.
+            artifacts = client.read_artifacts(sort=ArtifactSort.CREATED_DESC)
         # The server may know those of other homes as well.
         [shown] = [one for one in artifacts if one.key == "retrieval-searched" and str(study.page) in str(one.data)]
         assert shown.type == "markdown"

@@ -105,7 +105,7 @@ def made(
 
 class TestWants:
     def test_an_entity_is_its_own_target(self) -> None:
-        want = want_of(made(targets="Q2 Q3"))
+        want = want_of("key", made(targets="Q2 Q3"))
         assert (want.sources, want.targets, want.boolean, want.matches) == (("Q1",), ("Q2", "Q3"), False, None)
 
     @pytest.mark.parametrize(
@@ -120,23 +120,23 @@ class TestWants:
     def test_a_date_or_number_is_recognised_among_literals(
         self, kind: str, answer: str, right: str, wrong: str
     ) -> None:
-        want = want_of(made(kind=kind, answer=answer))
+        want = want_of("key", made(kind=kind, answer=answer))
         assert want.targets == ()
         assert want.matches is not None
         assert want.matches(right)
         assert not want.matches(wrong)
 
     def test_a_literal_that_its_dataset_links_is_searched_as_an_entity(self) -> None:
-        want = want_of(made(kind="number", answer="7", targets="Q23350"))
+        want = want_of("key", made(kind="number", answer="7", targets="Q23350"))
         assert (want.targets, want.matches) == (("Q23350",), None)
 
     def test_yes_or_no_has_no_target_whatever_is_linked(self) -> None:
-        want = want_of(made(kind="boolean", answer="yes", targets="Q2"))
+        want = want_of("key", made(kind="boolean", answer="yes", targets="Q2"))
         assert (want.targets, want.boolean, want.matches) == ((), True, None)
 
     def test_a_text_has_the_targets_that_were_linked(self) -> None:
-        assert want_of(made(kind="text", targets="Q2")).targets == ("Q2",)
-        bare = want_of(made(kind="text"))
+        assert want_of("key", made(kind="text", targets="Q2")).targets == ("Q2",)
+        bare = want_of("key", made(kind="text"))
         assert (bare.targets, bare.matches, bare.boolean) == ((), None, False)
 
 
