@@ -27,7 +27,7 @@ LOCK_TIMEOUT_VARIABLE = "FACTSCALE_LOCK_TIMEOUT"
 
 
 class Unit(NamedTuple):
-    """The manifest row of a finished unit. ``seconds`` is wall time; tokens are those spent by this unit."""
+    """The manifest row of a finished unit. ``seconds`` is wall time; tokens and cost (US dollars) are what it took."""
 
     unit_key: str
     kind: str
@@ -41,6 +41,7 @@ class Unit(NamedTuple):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    cost: float | None = None
 
 
 class _File:
