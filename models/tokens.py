@@ -32,7 +32,8 @@ def _counter(entry: ModelEntry, cache: Path) -> Callable[[str], int]:
 
         quick = Tokenizer.from_file(str(folder / "tokenizer.json"))
         return lambda text: len(quick.encode(text, add_special_tokens=False).ids)
+    from models.engines.base import ModelRef
     from models.engines.loading import load_tokenizer
 
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(ModelRef(entry.alias, folder, trust_remote_code=entry.trust_remote_code))
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
