@@ -20,7 +20,7 @@ class Format:
 
     ``stop_tokens`` end a generation, in either phase, beside the model's own end-of-turn tokens. ``forced_answer`` is
     appended when thinking did not end by itself. ``self_contained``: a response that ended with its answer in a box needs no
-    answer after it.
+    answer after it. ``before_extension`` stands between a thought and the words that put off its end.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Format:
     forced_answer: str
     self_contained: bool
     marker: str | None
+    before_extension: str
 
 
 FORMATS: dict[str, Format] = {
@@ -43,6 +44,7 @@ FORMATS: dict[str, Format] = {
             forced_answer="Answer: \\boxed{",
             self_contained=False,
             marker="<|im_start|>",
+            before_extension="\n",
         ),
         Format(
             name="tags",
@@ -52,6 +54,7 @@ FORMATS: dict[str, Format] = {
             forced_answer="Answer: \\boxed{",
             self_contained=False,
             marker="</think>",
+            before_extension="",  # the models end their last line before they close
         ),
         Format(
             name="plain",
@@ -61,6 +64,7 @@ FORMATS: dict[str, Format] = {
             forced_answer="\n\nFinal answer: \\boxed{",
             self_contained=True,
             marker=None,
+            before_extension="\n\n",
         ),
     )
 }
