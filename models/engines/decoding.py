@@ -21,9 +21,10 @@ the full sort of a 50,000 or 150,000 token vocabulary, which is slow on a CPU, i
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer in buffers with room for the whole generation: a step writes one column.
+    """Keys and values of one layer in buffers with room for more: a step writes one column.
 
-    transformers' own dynamic layer copies all it holds at every step.
+    transformers' own dynamic layer copies all it holds at every step. ``room`` is how many columns will be needed at
+    most, as far as is known.
     """
 
     def __init__(self, room: int) -> None:
@@ -35,13 +36,20 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._grow(key_states, value_states, max(key_states.shape[2], min(self._room, key_states.shape[2] + 64)))
+        self._allocate(key_states, value_states, len(key_states), key_states.shape[2])
         self.is_initialized = True
 
-    def _grow(self, keys: torch.Tensor, values: torch.Tensor, room: int) -> None:
-        """New buffers of ``room`` columns, shaped like ``keys`` and ``values`` otherwise."""
-        self._key_buffer = keys.new_empty((*keys.shape[:2], room, keys.shape[3]))
-        self._value_buffer = values.new_empty((*values.shape[:2], room, values.shape[3]))
+    def _allocate(self, keys: torch.Tensor, values: torch.Tensor, rows: int, columns: int) -> None:
+        """New buffers for ``rows`` and at least ``columns``, shaped like ``keys`` and ``values`` otherwise."""
+        # By half: memory for what is generated, not for the limit, which most rows never reach.
+        room = max(columns + 64, columns * 3 // 2)
+        room = max(columns, min(room, self._room)) if columns <= self._room else room
+        self._key_buffer = keys.new_empty((rows, keys.shape[1], room, keys.shape[3]))
+        self._value_buffer = values.new_empty((rows, values.shape[1], room, values.shape[3]))
+
+    def _hold(self, length: int) -> None:
+        self._length = length
+        self.keys, self.values = self._key_buffer[:, :, :length], self._value_buffer[:, :, :length]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -51,14 +59,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         end = self._length + key_states.shape[2]
         if end > self._key_buffer.shape[2]:
             old_keys, old_values = self.keys, self.values
-            # By half: memory for what is generated, not for the limit, which most rows never reach.
-            self._grow(old_keys, old_values, max(end, min(self._room, self._key_buffer.shape[2] * 3 // 2)))
+            self._allocate(old_keys, old_values, len(old_keys), end)
             self._key_buffer[:, :, : self._length] = old_keys
             self._value_buffer[:, :, : self._length] = old_values
         self._key_buffer[:, :, self._length : end] = key_states
         self._value_buffer[:, :, self._length : end] = value_states
-        self._length = end
-        self.keys, self.values = self._key_buffer[:, :, :end], self._value_buffer[:, :, :end]
+        self._hold(end)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -66,8 +72,28 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         self._key_buffer, self._value_buffer = self._key_buffer[indices], self._value_buffer[indices]
-        self.keys = self._key_buffer[:, :, : self._length]
-        self.values = self._value_buffer[:, :, : self._length]
+        self._hold(self._length)
+
+    def merge(self, rows: torch.Tensor, begin: int, other: GrowingLayer | None) -> None:
+        """Keep ``rows`` from the column ``begin`` on, and put the rows of ``other`` below; both end in the same column.
+
+        Columns before a row's own are left as zeros: they are masked, but what is not a number would spread.
+        """
+        keys, values, kept = self.keys, self.values, self._length - begin
+        added = 0 if other is None else len(other.keys)
+        length = max(kept, 0 if other is None else other._length)
+        self._room = max(self._room, 0 if other is None else other._room)
+        self._allocate(keys, values, len(rows) + added, length)
+        for buffer, old, new in (
+            (self._key_buffer, keys, None if other is None else other.keys),
+            (self._value_buffer, values, None if other is None else other.values),
+        ):
+            buffer[: len(rows), :, : length - kept] = 0
+            buffer[: len(rows), :, length - kept : length] = old[rows, :, begin:]
+            if new is not None:
+                buffer[len(rows) :, :, : length - new.shape[2]] = 0
+                buffer[len(rows) :, :, length - new.shape[2] : length] = new
+        self._hold(length)
 
 
 class GrowingCache(Cache):  # type: ignore[misc]
@@ -88,6 +114,13 @@ class GrowingCache(Cache):  # type: ignore[misc]
         """Keep the rows ``indices`` of the batch, in that order; a row may be named more than once."""
         for layer in self.layers:
             layer.batch_select_indices(indices)
+
+    def merge(self, rows: torch.Tensor, begin: int, other: GrowingCache | None) -> None:
+        """Keep ``rows`` from the column ``begin`` on, and put the rows of ``other``, which is used up, below them."""
+        for i, layer in enumerate(self.layers):
+            layer.merge(rows, begin, None if other is None else other.layers[i])
+            if other is not None:
+                other.layers[i] = GrowingLayer(0)  # so that at most one layer is held twice
 
 
 def grouped_attention(

@@ -1,6 +1,7 @@
 """Loading weights and tokenizers with transformers, the way every engine here does it.
 
-Safetensors only, no code from a model folder, no network: a folder is fetched before (``models.registry.fetch``).
+Safetensors only, no network (a folder is fetched before, by ``models.registry.fetch``), and no code from a model's folder
+unless its registry entry says so.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def choose_dtype(dtype: Precision, device: str) -> torch.dtype:
 
 
 def load_model(model: ModelRef, dtype: torch.dtype, attention: str = "sdpa") -> Any:
-    """The causal language model of ``model``, its adapter merged, in ``dtype``. Safetensors only, no remote code."""
+    """The causal language model of ``model``, its adapter merged, in ``dtype``. Safetensors only."""
     loaded = AutoModelForCausalLM.from_pretrained(
-        str(model.path), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-        attn_implementation=attention,
+        str(model.folder), dtype=dtype, use_safetensors=True, local_files_only=True, attn_implementation=attention,
+        trust_remote_code=model.trust_remote_code,
     )  # fmt: skip
     if model.adapter is not None:
         from peft import PeftModel
@@ -43,31 +44,61 @@ def load_model(model: ModelRef, dtype: torch.dtype, attention: str = "sdpa") -> 
     return loaded.eval()
 
 
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer in ``path``.
+def load_tokenizer(model: ModelRef) -> Any:
+    """The tokenizer of ``model``, with the chat template that the registry gives it, if any.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or its chat template cannot be read.
     """
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise InputError(f"{path} has no tokenizer.json: the tokenizer has to be saved beside the weights")
-    return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True)
+    folder = model.folder
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(
+            f"model {model.alias!r}: {folder} has no tokenizer.json: the tokenizer has to be saved beside the weights"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(folder), trust_remote_code=model.trust_remote_code, local_files_only=True
+    )
+    if model.chat_template is not None:
+        try:
+            tokenizer.chat_template = model.chat_template.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"model {model.alias!r}: chat_template {model.chat_template} cannot be read: {error.strerror}"
+            ) from error
+    return tokenizer
 
 
-def end_of_turn_ids(path: Path, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a turn: the tokenizer's, and those of ``generation_config.json`` and ``config.json``."""
+def load_config(model: ModelRef) -> Any:
+    """The configuration in the model's folder."""
+    return AutoConfig.from_pretrained(
+        str(model.folder), local_files_only=True, trust_remote_code=model.trust_remote_code
+    )
+
+
+def end_of_turn_ids(model: ModelRef, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a turn: the tokenizer's, the registry's stop tokens, those of the model's two config files.
+
+    A folder with a tokenizer alone (its model is on a server) has fewer of them.
+
+    Raises:
+        InputError: a stop token of the registry is not in the vocabulary.
+    """
     found: set[int] = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-    configs: list[Any] = [AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)]
-    if (path / "generation_config.json").is_file():
-        configs.append(GenerationConfig.from_pretrained(str(path), local_files_only=True))
+    vocabulary = tokenizer.get_vocab() if model.stop_tokens else {}
+    for token in model.stop_tokens:
+        if token not in vocabulary:
+            raise InputError(f"model {model.alias!r}: stop token {token!r} is not one token of its vocabulary")
+        found.add(vocabulary[token])
+    configs: list[Any] = [load_config(model)] if (model.folder / "config.json").is_file() else []
+    if (model.folder / "generation_config.json").is_file():
+        configs.append(GenerationConfig.from_pretrained(str(model.folder), local_files_only=True))
     for config in configs:
         ids = getattr(config, "eos_token_id", None)
         found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
     return frozenset(found)
 
 
-def merge_adapter(model: ModelRef, target: Path) -> None:
-    """Write the model with its adapter merged to ``target``, in the precision its weights are stored in."""
-    stored = AutoConfig.from_pretrained(str(model.path), local_files_only=True, trust_remote_code=False).dtype
-    load_model(model, stored or torch.float32).save_pretrained(target)
-    load_tokenizer(model.path).save_pretrained(target)
+def merge_adapter(model: ModelRef, target: Path, dtype: torch.dtype) -> None:
+    """Write ``model``, its adapter merged, to the folder ``target`` as a whole model, rounded once, to ``dtype``."""
+    load_model(model, dtype).save_pretrained(target)
+    load_tokenizer(model).save_pretrained(target)

@@ -13,7 +13,10 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from models.embedded import default_cache, embedded_model
-from models.engines.base import Engine, ModelRef, load_engine
+from models.engines.base import Engine, EngineOptions, ModelRef, load_engine
+
+FLOAT32 = EngineOptions(engine="transformers", dtype="float32", batch_size=16)
+"""Results do not depend on the batch."""
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +27,8 @@ def embedded() -> Path:
 
 @pytest.fixture(scope="session")
 def engine(embedded: Path) -> Iterator[Engine]:
-    """The embedded model in transformers, float32: results do not depend on the batch."""
-    loaded = load_engine(ModelRef("smollm2-135m", embedded), "transformers", "float32", 16, None)
+    """The embedded model in transformers, float32."""
+    loaded = load_engine(ModelRef("smollm2-135m", embedded), FLOAT32)
     yield loaded
     loaded.close()
 

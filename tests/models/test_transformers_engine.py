@@ -10,13 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from models.engines.base import Engine, ModelRef, Request, load_engine
+from models.engines.base import Engine, EngineOptions, ModelRef, Request, generate, load_engine
 from models.engines.decoding import draw
 from models.engines.loading import choose_dtype
 from models.engines.transformers_engine import TransformersEngine
 from models.formats import FORMATS, render_prompt
-from store.types import InputError, Message, Sampling
+from store.types import InputError, Message, RunError, Sampling
 
+FLOAT32 = EngineOptions(engine="transformers", dtype="float32", batch_size=16)
 WARM = Sampling(temperature=0.8, top_p=0.9, top_k=30, repetition_penalty=1.05)
 TEXTS = ("Hi.", "Name three rivers of Germany and say where they end.", "What is 2 + 2?", "Who wrote Faust? " * 6)
 
@@ -27,7 +28,7 @@ def requests(tokenizer: Any, tokens: int = 12) -> list[Request]:
 
 
 def outputs(engine: Engine, rows: list[Request], sampling: Sampling) -> dict[str, tuple[int, ...]]:
-    return {c.id: c.token_ids for c in engine.generate(rows, sampling, engine.eos_token_ids)}
+    return {c.id: c.token_ids for c in generate(engine, rows, sampling, engine.eos_token_ids)}
 
 
 @pytest.mark.real
@@ -45,12 +46,39 @@ class TestRealModel:
             assert list(ours[request.id]) == expected
 
     @pytest.mark.parametrize("sampling", [Sampling(), WARM, Sampling(temperature=1.0, top_p=0.95)])
-    def test_a_row_does_not_depend_on_its_batch(self, engine: Engine, sampling: Sampling) -> None:
-        rows = requests(engine.tokenizer, 8)
-        together = outputs(engine, rows, sampling)
-        backwards = outputs(engine, rows[::-1], sampling)
+    def test_a_row_does_not_depend_on_its_batch(
+        self, engine: Engine, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = requests(engine.tokenizer, 4)
         alone = {id_: ids for row in rows for id_, ids in outputs(engine, [row], sampling).items()}
-        assert together == backwards == alone
+        assert outputs(engine, rows, sampling) == alone
+        monkeypatch.setattr(engine, "rows", 2)  # every other row joins one that is on its way
+        assert outputs(engine, rows[::-1], sampling) == alone
+
+    def test_rows_come_as_they_end_and_others_take_their_place(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine, "rows", 2)
+        base = requests(engine.tokenizer)[2]
+        rows = [base._replace(id=str(n), max_tokens=n) for n in (6, 5, 2, 1)]
+        stream = engine.stream(Sampling(), frozenset())
+        assert stream.hungry
+        stream.add(rows[::-1])
+        assert not stream.hungry
+        ended = [stream.wait()]
+        stream.add([base._replace(id="1 later", max_tokens=1)])
+        while done := stream.wait():
+            ended.append(done)
+        # 6 and 5 begin; 2 takes the place of 5, then 1 that of both; what came meanwhile is the next wave.
+        assert [[c.id for c in done] for done in ended] == [["5"], ["6", "2"], ["1"], ["1 later"]]
+        assert all(len(c.token_ids) == int(c.id[0]) for done in ended for c in done)
+        assert stream.hungry
+
+    def test_a_closed_stream_has_dropped_its_rows(self, engine: Engine) -> None:
+        stream = engine.stream(Sampling(), frozenset())
+        stream.add(requests(engine.tokenizer, 3)[:1])
+        stream.close()
+        assert stream.wait() == []
 
     @pytest.mark.parametrize("sampling", [Sampling(), WARM])
     def test_a_shared_beginning_is_computed_once_and_changes_nothing(self, engine: Engine, sampling: Sampling) -> None:
@@ -58,7 +86,7 @@ class TestRealModel:
         stem = rows[1].token_ids
         ladder = [Request(f"b{n}", (*stem, *range(300, 300 + n)), 6, n, stem=len(stem)) for n in (1, 3, 9, 20)]
         ladder += [Request("other", rows[3].token_ids, 6, 50, stem=len(rows[3].token_ids) - 2)]
-        together = list(engine.generate(ladder, sampling, engine.eos_token_ids))
+        together = list(generate(engine, ladder, sampling, engine.eos_token_ids))
         alone = {id_: ids for row in ladder for id_, ids in outputs(engine, [row._replace(stem=0)], sampling).items()}
         assert {c.id: c.token_ids for c in together} == alone
         computed = sum(c.prompt_tokens - c.cached_tokens for c in together)
@@ -67,7 +95,7 @@ class TestRealModel:
 
     def test_samples_of_one_prompt_differ_and_share_its_computation(self, engine: Engine) -> None:
         prompt = requests(engine.tokenizer)[1].token_ids
-        done = list(engine.generate([Request(str(i), prompt, 8, i) for i in range(4)], WARM, frozenset()))
+        done = list(generate(engine, [Request(str(i), prompt, 8, i) for i in range(4)], WARM, frozenset()))
         assert len({c.token_ids for c in done}) > 1
         assert sorted(c.cached_tokens for c in done) == [0, *[len(prompt)] * 3]
 
@@ -75,31 +103,44 @@ class TestRealModel:
         row = requests(engine.tokenizer)[0]
         first = outputs(engine, [row], Sampling())["r0"]
         stop = first[3]
-        (done,) = engine.generate([row], Sampling(), frozenset({stop}))
+        (done,) = generate(engine, [row], Sampling(), frozenset({stop}))
         before = first.index(stop)
         assert (done.token_ids, done.stop_token, done.finish) == (first[:before], stop, "stop")
         assert done.generated == before + 1
-        (cut,) = engine.generate([row._replace(max_tokens=2)], Sampling(), frozenset({stop}))
+        (cut,) = generate(engine, [row._replace(max_tokens=2)], Sampling(), frozenset({stop}))
         assert (cut.token_ids, cut.stop_token, cut.finish) == (first[:2], None, "length")
 
     def test_too_long_a_request_is_refused(self, engine: Engine) -> None:
         with pytest.raises(InputError, match="8192"):
-            list(engine.generate([Request("long", (1,) * 8000, 500, 0)], Sampling(), frozenset()))
+            list(generate(engine, [Request("long", (1,) * 8000, 500, 0)], Sampling(), frozenset()))
 
     def test_out_of_memory_halves_the_batch(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(engine, TransformersEngine)
+        rows = requests(engine.tokenizer, 2)
+        expected = outputs(engine, rows, WARM)
         forward, sizes = engine._model.forward, []
 
         def narrow(*args: Any, **kwargs: Any) -> Any:
-            if len(kwargs["input_ids"]) > 1:
-                sizes.append(len(kwargs["input_ids"]))
+            height, width = kwargs["input_ids"].shape
+            sizes.append(height)
+            if (height > 2 and width == 1) or (height > 1 and len(sizes) > 6):
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
             return forward(*args, **kwargs)
 
         monkeypatch.setattr(engine._model, "forward", narrow)
-        rows = requests(engine.tokenizer, 2)
-        assert set(outputs(engine, rows, Sampling())) == {row.id for row in rows}
-        assert sizes[:2] == [4, 2]
+        assert outputs(engine, rows, WARM) == expected
+        assert sizes[:3] == [1, 4, 4]  # what all share, the prompts, a step that fails; some steps by two
+        assert 2 in sizes[3:6]
+        assert sizes[-1] == 1
+
+    def test_one_row_that_does_not_fit_is_an_error(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*args: Any, **kwargs: Any) -> Any:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+        assert isinstance(engine, TransformersEngine)
+        monkeypatch.setattr(engine._model, "forward", full)
+        with pytest.raises(RunError, match="out of memory with one row"):
+            outputs(engine, requests(engine.tokenizer), Sampling())
 
     def test_an_adapter_is_merged(self, embedded: Path, tmp_path: Path, engine: Engine) -> None:
         from peft import LoraConfig, get_peft_model
@@ -107,7 +148,7 @@ class TestRealModel:
         base = AutoModelForCausalLM.from_pretrained(str(embedded), dtype=torch.float32)
         adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
         adapted.save_pretrained(str(tmp_path))
-        loaded = load_engine(ModelRef("adapted", embedded, tmp_path), "transformers", "float32", None, None)
+        loaded = load_engine(ModelRef("adapted", embedded, tmp_path), FLOAT32)
         rows = requests(engine.tokenizer, 6)[:1]
         assert outputs(loaded, rows, Sampling()) != outputs(engine, rows, Sampling())
 
