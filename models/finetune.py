@@ -1,7 +1,7 @@
 """Fine-tuning: a base model and a training set of traces become a student, a folder that holds its own certificate.
 
     student/  manifest.json                 written last: a folder without it is not a student
-              adapter_model.safetensors     LoRA (``method: lora``), or model.safetensors (``full``, or after a merge)
+              adapter_model.safetensors     LoRA (``method: lora``), or model.safetensors (``full``)
               tokenizer.json, ...           tokenizer and chat template, as the training used them
               train_log.jsonl, train.log    losses by step; what the libraries printed
 
@@ -77,20 +77,26 @@ class Hyperparameters(Frozen):
 
 
 class TrainSpec(Frozen):
-    """What is trained from what, and how: the base's folder and key, the layout of an assistant turn."""
+    """What is trained from what, and how: the base's folder and key, the layout of an assistant turn.
+
+    ``chat_template`` and ``trust_remote_code`` are those of the base's registry entry (see ``ModelRef``).
+    """
 
     base: Path
     base_key: str
     format: str
     hyperparameters: Hyperparameters
+    chat_template: Path | None = None
+    trust_remote_code: bool = False
 
     def key(self, training_set: str) -> str:
         """The student's key. In it: base key, format, hyperparameters, the training set's hash.
 
-        Left out: the base's path (its key says what it is) and everything in ``ProcessOptions`` (threads and device
-        change the last bits of the weights, not what was asked for).
+        Left out: the base's path, template and trust (its key says what they are) and everything in
+        ``ProcessOptions`` (threads and device change the last bits of the weights, not what was asked for).
         """
-        return digest({**self.model_dump(mode="json", exclude={"base"}), "training_set": training_set})
+        known = self.model_dump(mode="json", exclude={"base", "chat_template", "trust_remote_code"})
+        return digest({**known, "training_set": training_set})
 
 
 class ProcessOptions(Frozen):
@@ -140,7 +146,7 @@ class StudentManifest(Frozen):
     """The certificate of a student. ``weights`` maps each safetensors file to its sha256."""
 
     key: str
-    kind: Literal["lora", "full", "merged"]
+    kind: Literal["lora", "full"]
     base_key: str
     format: str
     hyperparameters: Hyperparameters
@@ -159,14 +165,6 @@ class TrainJob(Frozen):
     held_out: tuple[Example, ...]
     folder: Path
     options: ProcessOptions
-
-
-class MergeJob(Frozen):
-    """What the parent hands the merging process."""
-
-    base: Path
-    adapter: Path
-    folder: Path
 
 
 def train(
@@ -205,7 +203,7 @@ def train(
             options=options,
         )  # fmt: skip
         result = run_child(
-            "train", job.model_dump_json(), folder / "train.log", options.threads,
+            job.model_dump_json(), folder / "train.log", options.threads,
             lambda line: on_log(TrainLog.model_validate(line)),
         )  # fmt: skip
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -216,29 +214,6 @@ def train(
             result=TrainResult.model_validate(result), versions=_versions(), weights=_weights(folder),
         )  # fmt: skip
         return _publish(manifest, folder, output)
-
-
-def merge_adapter(base: Path, adapter: Path, output: Path) -> Path:
-    """Merge the LoRA student in ``adapter`` into ``base`` and save a whole model to ``output``, which is returned.
-
-    For engines that serve merged weights. Computed in fp32, saved in the dtype of the base's weights; the tokenizer is
-    the student's. Nothing is done where ``output`` holds this merge already.
-
-    Raises:
-        InputError: ``adapter`` is no LoRA student, or ``output`` is taken by something else.
-        RunError: the adapter's weights are not those of its manifest, or the merge failed.
-    """
-    student = verify(adapter)
-    if student.kind != "lora":
-        raise InputError(f"adapter: {adapter} is a {student.kind} student; only a lora one can be merged")
-    with _claim(output, student.key, kind="merged") as (folder, done):
-        if done is None:
-            _resume_or_clear(folder, {"merge": student.key, "weights": student.weights})
-            job = MergeJob(base=base, adapter=adapter, folder=folder)
-            run_child("merge", job.model_dump_json(), folder / "merge.log", None, lambda _: None)
-            (folder / JOB).unlink()
-            _publish(student.model_copy(update={"kind": "merged", "weights": _weights(folder)}), folder, output)
-    return output
 
 
 def load_manifest(path: Path) -> StudentManifest | None:

@@ -15,11 +15,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from store.types import InputError, RunError
 
-Work = Literal["train", "merge"]
 Message = dict[str, Any]
 Send = Callable[[Message], None]
 
@@ -28,21 +27,21 @@ LOG_LINES = 8
 """How many of the log's last lines a message about a dead child repeats."""
 
 
-def run_child(work: Work, job: str, log: Path, threads: int | None, on_log: Callable[[Message], None]) -> Message:
-    """Do ``work`` with ``job`` in a child process; hand every ``log`` message to ``on_log``; return the ``done`` one.
+def run_child(job: str, log: Path, threads: int | None, on_log: Callable[[Message], None]) -> Message:
+    """Do ``job`` in a child process; hand every ``log`` message to ``on_log``; return the ``done`` one.
 
     Called and left in the same thread: the kernel ties the child's life to the thread that started it. Whatever ends
     this call early (an exception of ``on_log``, an interrupt) kills the child.
 
     Raises:
-        InputError, RunError: as raised by the work in the child.
+        InputError, RunError: as raised in the child.
         RunError: the child died without a word; the message says by which signal and repeats the end of the log.
     """
     read, write = os.pipe()
     with log.open("ab") as output, os.fdopen(read, encoding="utf-8") as messages:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, work, str(write), str(os.getpid())],
+                [sys.executable, "-c", BOOT, str(write), str(os.getpid())],
                 stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, pass_fds=(write,),
                 env=environment(threads), start_new_session=True,
             )  # fmt: skip
@@ -63,7 +62,7 @@ def run_child(work: Work, job: str, log: Path, threads: int | None, on_log: Call
         raise InputError(last["error"]) if last.get("input") else RunError(last["error"])
     code = process.returncode
     how = f"was killed by {signal.Signals(-code).name} (out of memory?)" if code < 0 else f"ended with code {code}"
-    raise RunError(f"the {work} process {how} before it was done; the end of {log}:\n{_tail(log)}")
+    raise RunError(f"the training process {how} before it was done; the end of {log}:\n{_tail(log)}")
 
 
 def environment(threads: int | None) -> dict[str, str]:
@@ -117,8 +116,8 @@ def _tail(log: Path) -> str:
 
 
 def child_main() -> None:
-    """Entry of the child: ``work``, the pipe's file descriptor and the parent's process id are its arguments."""
-    work, descriptor, parent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    """Entry of the child: the pipe's file descriptor and the parent's process id are its arguments."""
+    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
     with os.fdopen(descriptor, "w", buffering=1, encoding="utf-8") as pipe:
 
@@ -129,13 +128,13 @@ def child_main() -> None:
         try:
             from models import training_run  # imports torch: only here
 
-            send({"done": (training_run.train if work == "train" else training_run.merge)(job, send)})
+            send({"done": training_run.train(job, send)})
         except (InputError, RunError) as error:
             send({"error": str(error), "input": isinstance(error, InputError)})
             sys.exit(1)
         except Exception as error:
             traceback.print_exc()
-            send({"error": f"the {work} process failed: {type(error).__name__}: {error}", "input": False})
+            send({"error": f"the training process failed: {type(error).__name__}: {error}", "input": False})
             sys.exit(1)
 
 

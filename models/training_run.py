@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from models.finetune import CHECKPOINTS, LOG, Hyperparameters, MergeJob, TrainJob, TrainLog, TrainResult
+from models.engines.base import ModelRef
+from models.engines.loading import load_tokenizer
+from models.finetune import CHECKPOINTS, LOG, Hyperparameters, TrainJob, TrainLog, TrainResult, TrainSpec
 from models.formats import format_named
 from models.training_process import Message, Send
 from models.training_text import IGNORED, build_dataset
@@ -36,11 +38,14 @@ def train(text: bytes, send: Send) -> Message:
         torch.set_num_threads(job.options.threads)
     device = _device(job.options.device)
     precision = choose_precision(hyper.precision, device)
-    tokenizer = AutoTokenizer.from_pretrained(str(job.spec.base), trust_remote_code=False, local_files_only=True)
+    spec = job.spec
+    tokenizer = load_tokenizer(
+        ModelRef("base", spec.base, chat_template=spec.chat_template, trust_remote_code=spec.trust_remote_code)
+    )
     dataset, dropped = build_dataset(job.examples, tokenizer, form, hyper.max_length)
     held_out = _held_out(job, tokenizer)
     set_seed(hyper.seed)  # before the adapter is made: its first weights are random
-    model, dtype = _student(job.spec.base, hyper)
+    model, dtype = _student(spec, hyper)
     checkpoint = last_checkpoint(job.folder / CHECKPOINTS)
     progress = Progress(job.folder / LOG, send, resumed_at=int(checkpoint.name.split("-")[1]) if checkpoint else None)
     arguments = _arguments(job, precision, device)
@@ -66,15 +71,6 @@ def train(text: bytes, send: Send) -> Message:
         device=device, threads=torch.get_num_threads(),
     )  # fmt: skip
     return result.model_dump(mode="json")
-
-
-def merge(text: bytes, send: Send) -> Message:
-    """Merge the adapter of the ``MergeJob`` in ``text`` (JSON) into its base, and save model and tokenizer."""
-    job = MergeJob.model_validate_json(text)
-    model = PeftModel.from_pretrained(_load(job.base), str(job.adapter)).merge_and_unload()
-    tokenizer = AutoTokenizer.from_pretrained(str(job.adapter), trust_remote_code=False, local_files_only=True)
-    _save(model, tokenizer, "full", _dtype(job.base), job.folder)
-    return {}
 
 
 class NotFiniteError(RunError):
@@ -267,13 +263,6 @@ def _held_out(job: TrainJob, tokenizer: Any) -> list[dict[str, list[int]]]:
     return sorted(dataset.to_list(), key=lambda row: -len(row["input_ids"]))
 
 
-def _load(base: Path) -> Any:
-    """The causal language model in ``base`` with fp32 weights; safetensors only, no remote code, no network."""
-    return AutoModelForCausalLM.from_pretrained(
-        str(base), dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
-
-
 def _dtype(base: Path) -> torch.dtype:
     """The dtype in which the weights in ``base`` are stored, as its config says; fp32 where it says nothing."""
     config = json.loads((base / "config.json").read_text())
@@ -284,9 +273,13 @@ def _dtype(base: Path) -> torch.dtype:
     return found
 
 
-def _student(base: Path, hyper: Hyperparameters) -> tuple[Any, torch.dtype]:
-    """The model to train, with fp32 weights, and the dtype in which a whole model of it is saved."""
-    model, dtype = _load(base), _dtype(base)
+def _student(spec: TrainSpec, hyper: Hyperparameters) -> tuple[Any, torch.dtype]:
+    """The model to train, with fp32 weights (safetensors only, no network), and the dtype in which it is saved whole."""
+    model = AutoModelForCausalLM.from_pretrained(
+        str(spec.base), dtype=torch.float32, use_safetensors=True, local_files_only=True,
+        trust_remote_code=spec.trust_remote_code,
+    )  # fmt: skip
+    dtype = _dtype(spec.base)
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and hyper.max_length > context:
         raise InputError(f"max_length: {hyper.max_length} is more than the base model's context of {context} tokens")

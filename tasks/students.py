@@ -57,6 +57,8 @@ def land_student(order: StudentOrder, home: Home) -> str:
             base_key=order.spec.base_key,
             format=order.spec.format,
             hyperparameters=order.spec.hyperparameters,
+            chat_template=order.entry.chat_template,
+            trust_remote_code=order.entry.trust_remote_code,
         )
         with progress(order.name, 1) as meter:
 

@@ -16,7 +16,7 @@ from models.training_process import environment, run_child
 from store.types import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEAK = "import os, sys; pipe = os.fdopen(int(sys.argv[2]), 'w'); job = sys.stdin.read(); "
+SPEAK = "import os, sys; pipe = os.fdopen(int(sys.argv[1]), 'w'); job = sys.stdin.read(); "
 
 
 def is_alive(process: int) -> bool:
@@ -32,7 +32,7 @@ class TestRunChild:
         said = """print(job); pipe.write('{"log": {"step": 1}}\\\\n{"log": {"step": 2}}\\\\n{"done": {"steps": 2}}\\\\n')"""
         monkeypatch.setattr(training_process, "BOOT", SPEAK + said.replace("\\\\", "\\"))
         logs: list[Any] = []
-        assert run_child("train", "the job", tmp_path / "log", None, logs.append) == {"steps": 2}
+        assert run_child("the job", tmp_path / "log", None, logs.append) == {"steps": 2}
         assert logs == [{"step": 1}, {"step": 2}]
         assert (tmp_path / "log").read_text() == "the job\n"
 
@@ -40,10 +40,10 @@ class TestRunChild:
         cut = """print('last words', flush=True); pipe.write('{"done": '); pipe.flush(); os.kill(os.getpid(), 9)"""
         monkeypatch.setattr(training_process, "BOOT", SPEAK + cut)
         with pytest.raises(RunError, match=r"killed by SIGKILL \(out of memory\?\)(.|\n)*last words"):
-            run_child("train", "", tmp_path / "log", None, lambda _: None)
+            run_child("", tmp_path / "log", None, lambda _: None)
         monkeypatch.setattr(training_process, "BOOT", "import sys; sys.exit(3)")
         with pytest.raises(RunError, match="ended with code 3"):
-            run_child("train", "x" * 1_000_000, tmp_path / "log", None, lambda _: None)
+            run_child("x" * 1_000_000, tmp_path / "log", None, lambda _: None)
 
     def test_an_error_of_the_listener_kills_the_child(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         slow = """import time; pipe.write('{"log": %d}\\n' % os.getpid()); pipe.flush(); time.sleep(60)"""
@@ -55,7 +55,7 @@ class TestRunChild:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            run_child("train", "", tmp_path / "log", None, stop)
+            run_child("", tmp_path / "log", None, stop)
         assert not is_alive(seen[0])
 
 
