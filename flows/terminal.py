@@ -22,21 +22,20 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 
 from flows.parameters import Study
 from flows.server import prefect_api
 from store.home import Home
-from tasks.progress import Event, listening
+from tasks.progress import Event, account, listening
 
 _LINE_SECONDS = 10.0
 
 
 def run_in_terminal(study: Study, home: Home, only: str | None, console: Console) -> None:
     """Check the study, run it (or one stage) against a Prefect API, and print what came out."""
-    from flows.plan import check
+    from flows.plan import check, check_keys
     from flows.retrieval import retrieval_page
 
     started = time.monotonic()
@@ -44,6 +43,7 @@ def run_in_terminal(study: Study, home: Home, only: str | None, console: Console
     signal.signal(signal.SIGINT, _interrupted)
     console.print(f"Study [bold]{study.name}[/bold] in {home.folder}", soft_wrap=True)
     with prefect_api(home) as url, _showing(console) as listener, listening(listener):
+        check_keys(study, home, only)
         result = _stages()[only or "study"](study)
         console.print(f"Prefect API: {url}", style="dim", soft_wrap=True)
     if only in (None, "report"):
@@ -100,10 +100,8 @@ def _showing(console: Console) -> Iterator[Any]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[account]}"),
     )
     with Progress(*columns, console=console) as bars:
         yield _Bars(bars)
@@ -119,11 +117,9 @@ class _Bars:
         with self._lock:
             known = self._tasks.get(event.name)
             if known is None:
-                # What landed before this start is not counted, so that the time left is right after a resume.
-                known = self._tasks[event.name] = self._bars.add_task(
-                    event.name, total=event.total, completed=event.done, rate=""
-                )
-            self._bars.update(known, completed=event.done, total=event.total, rate=_rate(event))
+                known = self._tasks[event.name] = self._bars.add_task(event.name, account="")
+            text = ", ".join(account(event))
+            self._bars.update(known, completed=event.done, total=event.total, account=text)
 
 
 class _Lines:
@@ -138,14 +134,5 @@ class _Lines:
             if not event.finished and now - self._last.setdefault(event.name, now) < _LINE_SECONDS:
                 return
             self._last[event.name] = now
-            left = "" if event.finished or not event.done else f"{_left(event):.0f} s left"
-            parts = [f"{event.name}: {event.done}/{event.total} in {event.seconds:.0f} s", _rate(event), left]
-            self._console.print(", ".join(filter(None, parts)), highlight=False)
-
-
-def _rate(event: Event) -> str:
-    return f"{event.tokens / event.seconds:.0f} tokens/s" if event.tokens and event.seconds else ""
-
-
-def _left(event: Event) -> float:
-    return event.seconds * (event.total - event.done) / event.done
+            so_far = f"{event.name}: {event.done}/{event.total} in {event.seconds:.0f} s"
+            self._console.print(", ".join([so_far, *account(event)]), highlight=False)

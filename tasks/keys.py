@@ -8,7 +8,7 @@ A key is the sha256 over the canonical JSON of a frozen spec. There are two kind
 * a *unit key* says what one task is to deliver: its row specs plus the exact question set, samples and budgets. It is the
   key of the ``units`` row and of Prefect's cache.
 
-Left out of every key, and why: engine, batch size, chunk, tensor parallelism, worker count, host and number of threads,
+Left out of every key, and why: engine, server, batch size, chunk, tensor parallelism, worker count, host and number of threads,
 because they change the speed and not the experiment (a sampled row does depend on its batch, so the landed row is the
 truth and is never generated again); the study's name, because equal work is shared between studies; ``dtype`` of
 inference, because the landed row records the engine, and the same weights are asked; file paths, because contents count.
@@ -21,6 +21,7 @@ from typing import Any, Literal
 from kg.candidates import Options
 from kg.linearise import Form
 from kg.search import Policy
+from models.budgets import Extension
 from models.finetune import Hyperparameters
 from store.types import Frozen, Recipe, Sampling, digest
 
@@ -98,7 +99,8 @@ class ControlSpec(Spec):
 class ThoughtSpec(Spec):
     """One kind of thought. ``model_key`` identifies weights (base and student), ``format`` the layout of the turn.
 
-    The prompt is not in it but stands beside it in every row key, by its content.
+    ``extended_to`` is the budget up to which early ends are put off, 0 without an ``extension``. The prompt is not in it
+    but stands beside it in every row key, by its content.
     """
 
     model_key: str
@@ -106,6 +108,8 @@ class ThoughtSpec(Spec):
     sampling: Sampling
     max_thinking_tokens: int
     seed: int
+    extension: Extension | None = None
+    extended_to: int = 0
 
 
 class AnswerSpec(Spec):

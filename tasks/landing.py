@@ -106,9 +106,9 @@ class Clock:
         *,
         rows: int,
         details: dict[str, Any] | None = None,
-        **tokens: int,
+        **spent: Any,
     ) -> Unit:
-        """The manifest row; ``tokens``: prompt_tokens, cached_tokens, generated_tokens; ``details`` join the versions."""
+        """The manifest row; ``spent``: prompt_tokens, cached_tokens, generated_tokens, cost; ``details`` join the versions."""
         context = TaskRunContext.get()
         run_id = str(context.task_run.flow_run_id) if context and context.task_run.flow_run_id else None
         known = {**json.loads(versions()), **(details or {})}
@@ -122,5 +122,5 @@ class Clock:
             versions=json.dumps(known, sort_keys=True),
             host=socket.gethostname(),
             flow_run_id=run_id,
-            **tokens,
+            **spent,
         )

@@ -21,7 +21,10 @@ _ARTIFACT_SECONDS = 3.0
 
 
 class Event(NamedTuple):
-    """Where a unit stands: ``done`` of ``total`` rows, ``tokens`` generated so far, after ``seconds``."""
+    """Where a unit stands: ``done`` of ``total`` rows, of which ``started_at_done`` were there when it started.
+
+    ``tokens`` were generated, and ``cost`` US dollars spent on them, in the ``seconds`` since then.
+    """
 
     name: str
     done: int
@@ -29,6 +32,8 @@ class Event(NamedTuple):
     tokens: int
     seconds: float
     finished: bool
+    cost: float = 0.0
+    started_at_done: int = 0
 
 
 Listener = Callable[[Event], None]
@@ -45,44 +50,80 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+def seconds_left(event: Event) -> float | None:
+    """Seconds until the last row, at the pace since the unit started; None where none has landed since, or all have."""
+    landed = event.done - event.started_at_done
+    if event.finished or landed <= 0 or event.done >= event.total:
+        return None
+    return event.seconds * (event.total - event.done) / landed
+
+
+def account(event: Event) -> list[str]:
+    """Tokens a second, time left and cost so far, in words; what is not known or nothing is left out."""
+    left = seconds_left(event)
+    return [
+        *([f"{event.tokens / event.seconds:,.0f} tokens/s"] if event.tokens and event.seconds else []),
+        *([f"{_duration(left)} left"] if left is not None else []),
+        *([dollars(event.cost)] if event.cost else []),
+    ]
+
+
+def dollars(cost: float) -> str:
+    """An amount in words: cents, and for less than one, two digits that count."""
+    return f"${cost:,.2f}" if cost >= 0.01 or not cost else f"${cost:.2g}"
+
+
 class Meter:
     """Counts the rows of one unit. Use through :func:`progress`."""
 
     def __init__(self, name: str, total: int, done: int) -> None:
-        self.name, self.total, self.done, self.tokens = name, total, done, 0
+        self.name, self.total, self.done, self.tokens, self.cost = name, total, done, 0, 0.0
+        self._started_at_done = done
         self._started = time.monotonic()
         self._last_artifact = 0.0
         self._artifact: UUID | None = None
         self._broken = False
 
-    def advance(self, rows: int, tokens: int = 0) -> None:
-        """So many more rows are landed, for which so many tokens were generated."""
+    def advance(self, rows: int, tokens: int = 0, cost: float = 0.0) -> None:
+        """So many more rows are landed, for which so many tokens were generated at that cost in US dollars."""
         self.done += rows
         self.tokens += tokens
+        self.cost += cost
         self._tell(finished=False)
 
     def _tell(self, *, finished: bool) -> None:
-        seconds = time.monotonic() - self._started
+        now = time.monotonic()
+        event = Event(
+            name=self.name,
+            done=self.done,
+            total=self.total,
+            tokens=self.tokens,
+            seconds=now - self._started,
+            finished=finished,
+            cost=self.cost,
+            started_at_done=self._started_at_done,
+        )
         for listener in _listeners:
-            listener(Event(self.name, self.done, self.total, self.tokens, seconds, finished))
-        if finished or time.monotonic() - self._last_artifact > _ARTIFACT_SECONDS:
-            self._last_artifact = time.monotonic()
-            self._write_artifact()
+            listener(event)
+        if finished or now - self._last_artifact > _ARTIFACT_SECONDS:
+            self._last_artifact = now
+            self._write_artifact(event)
 
-    def _write_artifact(self) -> None:
+    def _write_artifact(self, event: Event) -> None:
         if self._broken or (TaskRunContext.get() is None and FlowRunContext.get() is None):
             return
-        percent = 100.0 * self.done / self.total if self.total else 100.0
+        percent = min(100.0, 100.0 * event.done / event.total) if event.total else 100.0
+        description = ", ".join([f"{event.name}: {event.done:,} of {event.total:,} rows", *account(event)])
         try:
             if self._artifact is None:
-                key = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
-                created = create_progress_artifact(progress=percent, key=f"progress-{key}", description=self.name)
-                self._artifact = created if isinstance(created, UUID) else None
+                key = re.sub(r"[^a-z0-9]+", "-", event.name.lower()).strip("-")
+                made = create_progress_artifact(progress=percent, key=f"progress-{key}", description=description)
+                self._artifact = made if isinstance(made, UUID) else None  # it is one, outside coroutines
             else:
-                update_progress_artifact(self._artifact, progress=percent)
+                update_progress_artifact(self._artifact, progress=percent, description=description)
         except Exception as error:
             self._broken = True
-            logger.warning("the progress artifact of %s cannot be written: %s", self.name, error)
+            logger.warning("the progress artifact of %s cannot be written: %s", event.name, error)
 
 
 @contextmanager
@@ -94,3 +135,11 @@ def progress(name: str, total: int, done: int = 0) -> Iterator[Meter]:
         yield meter
     finally:
         meter._tell(finished=True)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,19 +1,22 @@
 """The unit that generates: traces of one model over one set of prompts, at every budget, so many samples each.
 
-The same unit serves teachers (one budget) and evaluated models (a ladder). Rows land chunk by chunk while it runs; a unit
-that was cut asks the store which rows are missing and generates only those. What landed is never generated again.
+The same unit serves teachers (one budget) and evaluated models (a ladder). Rows land in groups while it runs; a unit that
+was cut asks the store which rows are missing and generates only those. What landed is never generated again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from prefect import task
+from pydantic import Field
 
-from models.budgets import LadderJob, LadderOutcome, LadderPlan, Thought
-from models.engines.base import EngineName, Precision
+from models.budgets import LadderJob, LadderOutcome, LadderPlan, Stop, Thought
+from models.engines.base import Adapters, EngineName, EngineOptions, OutOfMemory, Precision
 from models.formats import FORMATS
+from models.registry import Prices
 from models.session import ModelSession
 from store.connection import Store
 from store.home import Home
@@ -24,14 +27,39 @@ from tasks.progress import progress
 from tasks.questions import Asked, prompt_rows
 from tasks.weights import ModelChoice
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
 
 class Run(Frozen):
-    """How the model is run: nothing of it enters a key (see models/engines)."""
+    """How models are run: nothing of it enters a key (see models/engines)."""
 
-    engine: EngineName = "auto"
-    dtype: Precision = "auto"
-    batch_size: int | None = None
-    chunk: int = 64
+    engine: EngineName = Field(default="auto", description="How models run here; auto: vLLM where installed")
+    dtype: Precision = Field(default="auto", description="auto: bfloat16 where the hardware is fast at it")
+    batch_size: int | None = Field(
+        default=None, ge=1, description="Rows generated together; empty: the engine's own. Halved when memory runs out"
+    )
+    chunk: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows on their way at a time, which is what a kill can lose; empty: twice what the engine generates together",
+    )
+    tensor_parallel: int = Field(default=1, ge=1, description="GPUs that share one model (vLLM)")
+    gpu_memory: float = Field(default=0.9, gt=0.0, le=1.0, description="Share of a GPU's memory for vLLM")
+    adapters: Adapters = Field(
+        default="merge", description="LoRA students: merged into their base, or served as adapters by vLLM"
+    )
+
+    def options(self, batch_size: int | None) -> EngineOptions:
+        """What an engine is told."""
+        return EngineOptions(
+            engine=self.engine,
+            dtype=self.dtype,
+            batch_size=batch_size,
+            tensor_parallel=self.tensor_parallel,
+            gpu_memory=self.gpu_memory,
+            adapters=self.adapters,
+        )
 
 
 class TracesOrder(Frozen):
@@ -93,6 +121,8 @@ def missing_rows(store: Store, spec: TracesSpec, asked: Sequence[Asked]) -> Miss
         )
         for row in open_rows
     ]
+    # Prompts of like length together, the longest first: less padding, and a lack of memory shows at once.
+    jobs.sort(key=lambda job: -sum(len(message.content) for message in job.messages))
     total = len(rows) * len(spec.budgets)
     return Missing(jobs, len(landed), total, sum(job.thought is None for job in jobs))
 
@@ -110,35 +140,51 @@ def land_traces(order: TracesOrder, home: Home) -> dict[str, Any]:
         return {"traces": len(order.asked) * spec.samples * len(spec.budgets), "tokens": 0}
     store.land(prompt_rows(order.asked))
     missing = missing_rows(store, spec, order.asked)
-    rows = {row.thought: row for row in wanted_rows(spec, order.asked)}
+    landing = _Landing(order, store, {row.thought: row for row in wanted_rows(spec, order.asked)})
     details: dict[str, Any] = {}
-    tokens = 0
     with progress(order.name, missing.total, missing.done) as meter:
+
+        def generate(session: ModelSession) -> None:
+            details.update(engine=session.info.engine, dtype=session.info.dtype, device=session.info.device)
+            jobs = missing_rows(store, spec, order.asked).jobs
+            for outcomes in session.run_ladder(jobs, _plan(spec), order.run.chunk):
+                made = landing.land(outcomes)
+                meter.advance(made.rows, made.tokens, made.cost)
+
         if missing.jobs:
-            with open_session(order.model, order.run, order.key, home) as session:
-                details = {"engine": session.info.engine, "dtype": session.info.dtype, "device": session.info.device}
-                for start in range(0, len(missing.jobs), order.run.chunk):
-                    jobs = missing.jobs[start : start + order.run.chunk]
-                    # The next chunk starts when this one is landed, so that a kill loses one chunk at most.
-                    outcomes = list(session.run_ladder(jobs, _plan(spec)))
-                    landed, spent = _land_chunk(store, spec, order.model.name, rows, outcomes)
-                    tokens += spent
-                    meter.advance(landed, spent)
-    store.land({}, clock.unit("traces", order, spec, rows=missing.total, details=details, **_totals(store, rows)))
-    return {"traces": missing.total, "tokens": tokens}
+            with_model(order.model, order.run, order.key, home, generate)
+    totals = _totals(store, list(landing.rows.values()))
+    store.land({}, clock.unit("traces", order, spec, rows=missing.total, details=details, **totals))
+    return {"traces": missing.total, "tokens": landing.tokens}
 
 
-def open_session(model: ModelChoice, run: Run, unit: str, home: Home) -> ModelSession:
+def with_model(model: ModelChoice, run: Run, unit: str, home: Home, work: Callable[[ModelSession], T]) -> T:
+    """What ``work`` gives with the model of a unit, which has a process of its own, and is gone after it.
+
+    When memory runs out, the model is opened again for half as many rows, and ``work`` is called again: it has to ask the
+    store what is still missing. With one row there is nothing to halve.
+    """
+    rows = run.batch_size
+    while True:
+        try:
+            with open_session(model, run, unit, home, rows) as session:
+                return work(session)
+        except OutOfMemory as error:
+            if error.rows <= 1:
+                raise
+            rows = error.rows // 2
+            logger.warning("%s; going on with %d rows at a time", error, rows)
+
+
+def open_session(model: ModelChoice, run: Run, unit: str, home: Home, batch_size: int | None = None) -> ModelSession:
     """The model of a unit in a process of its own, to be entered; its log and the generation log are the home's."""
     return ModelSession(
         model.reference(home),
-        engine=run.engine,
-        dtype=run.dtype,
-        batch_size=run.batch_size,
-        chunk=run.chunk,
+        run.options(batch_size or run.batch_size),
         log_file=home.log_file(f"model-{unit[:12]}"),
         generation_log=home.generation_log,
         unit=unit,
+        secrets=model.secrets(),
     )
 
 
@@ -148,6 +194,7 @@ def _plan(spec: TracesSpec) -> LadderPlan:
         budgets=tuple(budget or None for budget in spec.budgets),
         max_thinking_tokens=spec.thought.max_thinking_tokens,
         max_answer_tokens=spec.answer.max_answer_tokens,
+        extension=spec.thought.extension,
     )
 
 
@@ -162,103 +209,136 @@ def _landed_thoughts(store: Store, ids: Sequence[str]) -> dict[str, Thought]:
             ended=row["ended"],
             prompt_tokens=row["prompt_tokens"],
             cached_tokens=row["cached_tokens"],
+            stops=tuple(Stop(stop["position"], stop["ended"]) for stop in row["stops"]),
+            generated=row["generated_tokens"],
+            injected=row["injected_tokens"],
+            told=row["thinking_tokens"],
         )
         for row in rows
     }
 
 
-def _land_chunk(
-    store: Store, spec: TracesSpec, model: str, rows: dict[str, Wanted], outcomes: Sequence[LadderOutcome]
-) -> tuple[int, int]:
-    tables: dict[str, list[dict[str, Any]]] = {"thoughts": [], "thought_texts": [], "traces": [], "trace_texts": []}
-    tokens = 0
-    for outcome in outcomes:
-        row = rows[outcome.thought_id]
-        shared = {
-            "thought_id": row.thought,
-            "thought_key": spec.thought.key,
-            "model": model,
-            "dataset": row.asked.question.dataset,
-            "question_id": row.asked.question.id,
-            "prompt_key": row.asked.prompt.key,
-            "sample": row.sample,
-        }
-        if outcome.thought is not None:
-            tokens += len(outcome.thought.token_ids)
-            _add_thought(tables, shared, outcome.thought)
-        tokens += _add_traces(tables, {**shared, "answer_key": spec.answer.key}, row, spec, outcome)
-    store.land(tables)
-    return len(tables["traces"]), tokens
+class _Made(NamedTuple):
+    """What one landing brought: traces, tokens generated for them, their cost in US dollars."""
+
+    rows: int
+    tokens: int
+    cost: float
 
 
-def _add_thought(tables: dict[str, list[dict[str, Any]]], shared: dict[str, Any], thought: Thought) -> None:
-    tables["thoughts"].append(
-        {
-            **shared,
-            "seed": seed_of(shared["thought_id"]),
-            "ended": thought.ended,
-            "thinking_tokens": len(thought.token_ids),
-            "prompt_tokens": thought.prompt_tokens,
-            "cached_tokens": thought.cached_tokens,
-        }
-    )
-    tables["thought_texts"].append(
-        {"thought_id": shared["thought_id"], "token_ids": list(thought.token_ids), "text": thought.text}
-    )
+class _Landing:
+    """Turns outcomes into rows and lands them."""
 
+    def __init__(self, order: TracesOrder, store: Store, rows: dict[str, Wanted]) -> None:
+        self._order, self._store, self.rows = order, store, rows
+        self._prices: Prices | None = order.model.prices
+        self._self_contained = FORMATS[order.spec.thought.format].self_contained
+        self.tokens = 0
 
-def _add_traces(
-    tables: dict[str, list[dict[str, Any]]],
-    shared: dict[str, Any],
-    row: Wanted,
-    spec: TracesSpec,
-    outcome: LadderOutcome,
-) -> int:
-    tokens = 0
-    for answer in outcome.answers:
-        tables["traces"].append(
+    def land(self, outcomes: Sequence[LadderOutcome]) -> _Made:
+        """Land the thoughts and traces of some rows in one transaction."""
+        tables: dict[str, list[dict[str, Any]]] = {"thoughts": [], "thought_texts": [], "traces": [], "trace_texts": []}
+        tokens = 0
+        for outcome in outcomes:
+            row = self.rows[outcome.thought_id]
+            shared = {
+                "thought_id": row.thought,
+                "thought_key": self._order.spec.thought.key,
+                "model": self._order.model.name,
+                "dataset": row.asked.question.dataset,
+                "question_id": row.asked.question.id,
+                "prompt_key": row.asked.prompt.key,
+                "sample": row.sample,
+            }
+            if outcome.thought is not None:
+                tokens += outcome.thought.generated
+                self._add_thought(tables, shared, outcome.thought)
+            tokens += self._add_traces(tables, shared, row, outcome)
+        self._store.land(tables)
+        self.tokens += tokens
+        cost = sum(row["cost"] or 0.0 for name in ("thoughts", "traces") for row in tables[name])
+        return _Made(len(tables["traces"]), tokens, cost)
+
+    def _cost(self, prompt: int, cached: int, generated: int) -> float | None:
+        return None if self._prices is None else self._prices.cost(prompt, cached, generated)
+
+    def _add_thought(self, tables: dict[str, list[dict[str, Any]]], shared: dict[str, Any], thought: Thought) -> None:
+        tables["thoughts"].append(
             {
                 **shared,
-                "trace_id": row.traces[answer.budget],
-                "budget": answer.budget,
-                "thinking_tokens": answer.thinking_tokens,
-                "thinking_chars": answer.thinking_chars,
-                "cut": answer.cut,
-                "forced": answer.forced,
-                "shared": answer.shared,
-                "finish": answer.finish,
-                "answer_tokens": answer.answer_tokens,
-                "prompt_tokens": answer.prompt_tokens,
-                "cached_tokens": answer.cached_tokens,
-                "self_contained": FORMATS[spec.thought.format].self_contained,
+                "seed": seed_of(shared["thought_id"]),
+                "ended": thought.ended,
+                "thinking_tokens": thought.length,
+                "prompt_tokens": thought.prompt_tokens,
+                "cached_tokens": thought.cached_tokens,
+                "stops": [stop._asdict() for stop in thought.stops],
+                "generated_tokens": thought.generated,
+                "injected_tokens": thought.injected,
+                "cost": self._cost(thought.prompt_tokens, thought.cached_tokens, thought.generated),
             }
         )
-        tables["trace_texts"].append(
-            {
-                "trace_id": row.traces[answer.budget],
-                "answer_ids": list(answer.answer_token_ids),
-                "answer_text": answer.answer_text,
-            }
+        tables["thought_texts"].append(
+            {"thought_id": shared["thought_id"], "token_ids": list(thought.token_ids), "text": thought.text}
         )
-        tokens += 0 if answer.shared else answer.answer_tokens
-    return tokens
+
+    def _add_traces(
+        self, tables: dict[str, list[dict[str, Any]]], shared: dict[str, Any], row: Wanted, outcome: LadderOutcome
+    ) -> int:
+        tokens = 0
+        for answer in outcome.answers:
+            spent = 0 if answer.shared else answer.answer_tokens
+            cost = 0.0 if answer.shared else self._cost(answer.prompt_tokens, answer.cached_tokens, spent)
+            tables["traces"].append(
+                {
+                    **shared,
+                    "answer_key": self._order.spec.answer.key,
+                    "trace_id": row.traces[answer.budget],
+                    "budget": answer.budget,
+                    "thinking_tokens": answer.thinking_tokens,
+                    "thinking_chars": answer.thinking_chars,
+                    "cut": answer.cut,
+                    "forced": answer.forced,
+                    "shared": answer.shared,
+                    "finish": answer.finish,
+                    "answer_tokens": answer.answer_tokens,
+                    "prompt_tokens": answer.prompt_tokens,
+                    "cached_tokens": answer.cached_tokens,
+                    "self_contained": self._self_contained,
+                    "extensions": answer.extensions,
+                    "cost": None if self._prices is None else cost,
+                }
+            )
+            tables["trace_texts"].append(
+                {
+                    "trace_id": row.traces[answer.budget],
+                    "answer_ids": list(answer.answer_token_ids),
+                    "answer_text": answer.answer_text,
+                }
+            )
+            tokens += spent
+        return tokens
 
 
-def _totals(store: Store, rows: dict[str, Wanted]) -> dict[str, int]:
-    """Tokens of the unit's rows, whenever they landed."""
-    sums = "coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt, coalesce(sum(cached_tokens), 0)::BIGINT AS cached"
+def _totals(store: Store, rows: Sequence[Wanted]) -> dict[str, Any]:
+    """Tokens and cost of the unit's rows, whenever they landed."""
+    sums = (
+        "coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt, coalesce(sum(cached_tokens), 0)::BIGINT AS cached, "
+        "sum(cost) AS cost"
+    )
     thoughts = store.query_for(
-        list(rows),
-        f"SELECT coalesce(sum(thinking_tokens), 0)::BIGINT AS made, {sums} FROM thoughts "  # noqa: S608
+        [row.thought for row in rows],
+        f"SELECT coalesce(sum(generated_tokens), 0)::BIGINT AS made, {sums} FROM thoughts "  # noqa: S608
         "SEMI JOIN wanted_ids ON wanted = thought_id",
     )[0]
     answers = store.query_for(
-        [trace for row in rows.values() for trace in row.traces.values()],
+        [trace for row in rows for trace in row.traces.values()],
         f"SELECT coalesce(sum(answer_tokens), 0)::BIGINT AS made, {sums} FROM traces "  # noqa: S608
         "SEMI JOIN wanted_ids ON wanted = trace_id WHERE NOT shared",
     )[0]
+    costs = [found["cost"] for found in (thoughts, answers) if found["cost"] is not None]
     return {
         "generated_tokens": thoughts["made"] + answers["made"],
         "prompt_tokens": thoughts["prompt"] + answers["prompt"],
         "cached_tokens": thoughts["cached"] + answers["cached"],
+        "cost": sum(costs) if costs else None,
     }

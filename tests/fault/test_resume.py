@@ -57,15 +57,22 @@ def content(home: Path) -> dict[str, set[str]]:
 
 
 def generated(home: Path) -> tuple[int, int]:
-    """Tokens of the batches that ended, and a bound on those of batches that a kill cut."""
+    """Tokens of the rows that ended, and a bound on those of rows that a kill cut."""
+    ended = cut = 0
+    begun: dict[str, int] = {}
+    for line in generation_log(home):
+        for identity in line.get("ids", []):
+            cut += begun.get(identity, 0)  # begun before, and never ended
+            begun[identity] = line["max_tokens"]
+        for identity in line.get("ended", []):
+            del begun[identity]
+        ended += line.get("tokens", 0)
+    return ended, cut + sum(begun.values())
+
+
+def generation_log(home: Path) -> list[dict[str, Any]]:
     log = home / "logs" / "generation.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    ended = sum(line.get("tokens", 0) for line in lines)
-    cut = 0
-    for line, following in zip(lines, [*lines[1:], {}], strict=True):
-        if "ids" in line and "tokens" not in following:
-            cut += len(line["ids"]) * line["max_tokens"]
-    return ended, cut
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -206,18 +213,53 @@ def test_ctrl_c_leaves_at_once_and_takes_its_children_along(tmp_path: Path) -> N
     assert survivors(home) == []
 
 
-@pytest.mark.slow
-def test_sixteen_samples_at_temperature_are_made_once(tmp_path: Path, dice: random.Random) -> None:
+def killed_while_generating(command: list[str], home: Path, dice: random.Random) -> None:
+    """Run, and kill -9 at a random point after the model has begun to generate."""
+    home.mkdir(parents=True, exist_ok=True)
+    before = len(generation_log(home))
+    with (home / "output.txt").open("ab") as output:
+        process = subprocess.Popen(command, env=environment(home), stdout=output, stderr=output, start_new_session=True)
+    wanted = dice.randint(1, 5)
+    deadline = time.monotonic() + 120
+    while len(generation_log(home)) < before + wanted and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(dice.uniform(0, 0.3))
+    assert process.poll() is None, (home / "output.txt").read_text()[-2000:]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert survivors(home) == []
+
+
+@pytest.mark.parametrize(
+    ("kills", "questions"),
+    [(2, 1), pytest.param(10, mini_study.TEST, marks=pytest.mark.slow)],
+    ids=["twice", "ten times"],
+)
+def test_sixteen_samples_at_temperature_are_made_once(
+    tmp_path: Path, dice: random.Random, kills: int, questions: int
+) -> None:
+    window = 4
     warm = mini_study.mini(
-        evaluate={"settings": ["instruct"], "samples": 16, "sampling": {"temperature": 1.0, "top_p": 0.95}},
-        generation={"chunk": 8, "batch_size": 8},
+        evaluate={
+            "settings": ["instruct"],
+            "datasets": [{"split": "test", "limit": questions}],
+            "samples": 16,
+            "sampling": {"temperature": 1.0, "top_p": 0.95},
+        },
+        generation={"chunk": window, "batch_size": window},
     )
     study = mini_study.write(tmp_path, warm)
     command = [sys.executable, "-c", SAMPLED, str(study)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    started = time.monotonic()
     assert run(command, whole, None) == 0, (whole / "output.txt").read_text()[-2000:]
-    kills = until_done(command, killed, time.monotonic() - started, 2, dice)
+    landed = content(killed)
+    for _ in range(kills):
+        killed_while_generating(command, killed, dice)
+        now = content(killed)
+        assert all(landed[table] <= now[table] for table in ROWS), "a landed row was lost or changed"
+        landed = now
+    assert run(command, killed, None) == 0, (killed / "output.txt").read_text()[-2000:]
+    assert all(rows <= content(killed)[table] for table, rows in landed.items()), "a landed row was lost or changed"
     # A seeded sample depends on its batch, so the texts may differ between the two; the rows may not.
     for table, key in (("thoughts", "thought_id"), ("traces", "trace_id")):
         keys = [
@@ -225,7 +267,6 @@ def test_sixteen_samples_at_temperature_are_made_once(tmp_path: Path, dice: rand
             for home in (whole, killed)
         ]
         assert keys[0] == keys[1]
-    assert len(keys[0]) == mini_study.TEST * 16 * len(mini_study.BUDGETS)
-    log = (killed / "logs" / "generation.jsonl").read_text().splitlines()
-    starts = [identity for line in log for identity in json.loads(line).get("ids", []) if "/" not in identity]
-    assert len(starts) - len(set(starts)) <= kills * 8
+    assert len(keys[0]) == questions * 16 * len(mini_study.BUDGETS)
+    thoughts = [i for line in generation_log(killed) for i in line.get("ids", []) if "/" not in i]
+    assert len(thoughts) - len(set(thoughts)) <= kills * window
