@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from eval.agreement import JudgeSummary
 from eval.summary import Cell, Comparison, Summary, budget_name
 
 SMALL_N = 30
@@ -24,6 +25,7 @@ def verdict(summary: Summary) -> tuple[str, ...]:
         _settings(summary.comparisons),
         _budgets(summary.budget_gains),
         *_limits(cells),
+        *_judges(summary.judges),
     ]
     return tuple(sentence for sentence in sentences if sentence)
 
@@ -46,6 +48,29 @@ def scope(summary: Summary) -> str:
 def table_rows(summary: Summary) -> list[dict[str, Any]]:
     """The result table, one flat row a run and budget; shares between 0 and 1, None where there is nothing to tell."""
     return [_table_row(cell) for cell in summary.cells]
+
+
+def judge_table(summary: Summary) -> list[dict[str, Any]]:
+    """One flat row a judge: what it was asked, and its agreement with the matcher and with the other judges."""
+    return [
+        {
+            "judge": one.label,
+            "verdicts": one.verdicts,
+            "calls": one.calls,
+            "calls_a_trace": _rounded(one.calls_a_trace),
+            "retried": one.retried,
+            "invalid": one.invalid,
+            "not_attempted": one.not_attempted if one.question == "grade" else None,
+            "cost": one.cost,
+            "agreement": _rounded(one.total.matcher.share),
+            "kappa": _rounded(one.total.matcher.kappa),
+        }
+        | {
+            f"kappa with {other.label}": _rounded(agreement.kappa if agreement else None)
+            for other, agreement in zip(summary.judges, one.others, strict=True)
+        }
+        for one in summary.judges
+    ]
 
 
 def markdown_summary(summary: Summary) -> str:
@@ -175,14 +200,23 @@ def _limits(cells: Sequence[Cell]) -> list[str]:
     lost = sum(cell.unparsed + cell.refused for cell in cells) / traces
     if lost >= _LOST_SHARE:
         found.append(f"{lost:.0%} of the traces hold no answer that could be read, or a refusal; they count as wrong.")
-    judged = [cell.judge for cell in cells if cell.judge and cell.judge.kappa is not None]
-    poor = [one for one in judged if (one.kappa or 0.0) < _FAIR_KAPPA]
-    if poor:
-        found.append(
-            f"In {len(poor)} of {counted(len(judged), 'run')} the judge agrees with the matcher little beyond chance "
-            f"(kappa below {_FAIR_KAPPA}); accuracies here are the matcher's."
-        )
     return found
+
+
+def _judges(judges: Sequence[JudgeSummary]) -> list[str]:
+    """Which judges are not to be trusted, and why."""
+    found = []
+    weak = [(one, kappa) for one in judges if (kappa := one.total.matcher.kappa) is not None and kappa < _FAIR_KAPPA]
+    if weak:
+        named = listed([f"{one.label}, kappa {kappa:.2f} at n = {one.total.matcher.n:,}" for one, kappa in weak])
+        found.append(
+            f"{'A judge agrees' if len(weak) == 1 else 'Judges agree'} with the matcher little beyond chance ({named}); "
+            "accuracies here are the matcher's."
+        )
+    mute = [one for one in judges if one.verdicts and one.invalid / one.verdicts >= _LOST_SHARE]
+    return found + [
+        f"{one.label} gave no valid verdict on {one.invalid / one.verdicts:.0%} of what it judged." for one in mute
+    ]
 
 
 def _named(one: Comparison) -> str:

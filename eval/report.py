@@ -26,7 +26,7 @@ from eval.summary import Cell, Comparison, Group, Summary, budget_name, setting_
 
 __all__ = ["ReportData", "duration", "markdown_summary", "render_report", "table_rows"]
 
-REPORT_VERSION = "2"
+REPORT_VERSION = "3"
 Row = Mapping[str, Any]
 Item = TypeVar("Item", Cell, Comparison, Group)
 _DETAILS = ("engine", "dtype", "device", "training_set", "weights")  # what units tell of themselves beside versions
@@ -96,6 +96,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "scope": findings.scope(summary),
         "datasets": datasets,
         "grouped_cells": _grouped(summary.cells),
+        "grouped_largest": _grouped(summary.largest),
         "comparisons": _grouped(summary.comparisons),
         "budget_gains": _grouped(summary.budget_gains),
         "reach": _reach([*summary.comparisons, *summary.budget_gains]),

@@ -9,7 +9,8 @@ resampling.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -261,10 +262,18 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
     """
     if len(a) != len(b):
         raise ValueError(f"kappa: {len(a)} labels and {len(b)}; both raters must have rated the same items")
-    n = len(a)
-    if n == 0 or len({*a, *b}) == 1:
+    return cohen_kappa_of_counts(Counter(zip(a, b, strict=True)))
+
+
+def cohen_kappa_of_counts(counts: Mapping[tuple[Hashable, Hashable], int]) -> float | None:
+    """:func:`cohen_kappa` of items that are counted by their two labels."""
+    n = sum(counts.values())
+    if n == 0 or len({label for pair, count in counts.items() if count for label in pair}) == 1:
         return None
-    observed = sum(left == right for left, right in zip(a, b, strict=True)) / n
-    first, second = list(a), list(b)
-    expected = sum(first.count(label) * second.count(label) for label in set(first)) / n**2
+    first, second = Counter[Hashable](), Counter[Hashable]()
+    for (a, b), count in counts.items():
+        first[a] += count
+        second[b] += count
+    observed = sum(count for (a, b), count in counts.items() if a == b) / n
+    expected = sum(first[label] * second[label] for label in first) / n**2
     return (observed - expected) / (1 - expected)

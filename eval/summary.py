@@ -12,6 +12,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
+from eval.agreement import JudgeSummary
 from eval.statistics import (
     Estimate,
     PairedDifference,
@@ -53,7 +54,7 @@ class PassAtK(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What a model judge says beside the matcher.
+    """What the first model judge says beside the matcher.
 
     ``accuracy`` counts answers without a prediction as wrong; ``kappa`` is Cohen's, over the ``n`` predictions that
     both judged (None: undefined or nothing to compare); ``invalid`` predictions have no valid verdict and are left
@@ -131,12 +132,13 @@ class Group(NamedTuple):
 
 class Summary(Frozen):
     """All statistics of a study. ``comparisons`` are against ``instruct`` of the same model, at the largest budget that
-    both have; ``budget_gains`` compare each run's largest budget with its smallest."""
+    both have; ``budget_gains`` compare each run's largest budget with its smallest; ``judges`` are all model judges."""
 
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
     budget_gains: tuple[Comparison, ...]
     groups: tuple[Group, ...]
+    judges: tuple[JudgeSummary, ...] = ()
 
     @property
     def largest(self) -> tuple[Cell, ...]:
@@ -175,10 +177,11 @@ class _Run(NamedTuple):
     scored: dict[int | None, Questions]
 
 
-def summarise(results: Iterable[Row], runs: Sequence[Row]) -> Summary:
+def summarise(results: Iterable[Row], runs: Sequence[Row], judges: Sequence[JudgeSummary] = ()) -> Summary:
     """Statistics of a study from ``store.queries``: ``results`` (rows of a run must stand together) and ``run_rows``.
 
-    Runs whose role is ``teacher`` are left out. Raises ValueError if the rows of a run are scattered, or name no run.
+    ``judges`` come from :func:`eval.agreement.summarise_judges`. Runs whose role is ``teacher`` are left out. Raises
+    ValueError if the rows of a run are scattered, or name no run.
     """
     known = {row["run_key"]: row for row in runs if row["role"] != "teacher"}
     teachers = {row["run_key"] for row in runs} - known.keys()
@@ -197,6 +200,7 @@ def summarise(results: Iterable[Row], runs: Sequence[Row]) -> Summary:
         comparisons=_corrected(_against_baseline(order)),
         budget_gains=_corrected(_across_budgets(order)),
         groups=tuple(group for run in order for group in run.groups),
+        judges=tuple(judges),
     )
 
 

@@ -5,6 +5,8 @@ Run alone: ``factscale study run deployments/studies/demo.yaml --only evaluate``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect import flow
 
 from flows.orders import Orders, RunOrder
@@ -15,31 +17,31 @@ from store.types import digest
 from tasks.landing import submit
 from tasks.questions import register_questions
 from tasks.traces import traces
-from tasks.verdicts import MATCHER, PARSER, predictions, verdicts
+from tasks.verdicts import MATCHER, PARSER, JudgeOrder, predictions, verdicts
 
 
 @flow(name="evaluate", task_runner=threads(1))
 def evaluate(parameters: Evaluate) -> str:
-    """Answers of every run, their predictions, and the judge's verdicts. Returns the study's key."""
+    """Answers of every run, their predictions, and the judges' verdicts. Returns the study's key."""
     orders = Orders(parameters, Home.current())
     runs = [orders.run(*names) for names in orders.run_names()]
     for run in runs:
         register_questions(orders.store, run.predictions.questions)
     gather([submit(traces, run.traces, orders.store) for run in runs])
     gather([submit(predictions, run.predictions, orders.store) for run in runs])
-    judge = orders.judge(runs)
-    if judge is not None:
-        gather([submit(verdicts, judge, orders.store)])
-    return _register(orders, parameters, runs, judge.spec.judge if judge else None)
+    judges = orders.judges(runs)
+    gather([submit(verdicts, judge, orders.store) for judge in judges])
+    return _register(orders, parameters, runs, judges)
 
 
-def study_key(parameters: Evaluate, runs: list[RunOrder]) -> str:
-    """Key of a study: all that it asks for, and the units that it came to (they change with their students)."""
-    return digest([parameters.model_dump(mode="json"), sorted(run.predictions.key for run in runs)])
+def study_key(parameters: Evaluate, runs: Sequence[RunOrder], judges: Sequence[JudgeOrder]) -> str:
+    """Key of a study: all that it asks for, and the units that it came to (they change with their students and judges)."""
+    readings = sorted(run.predictions.key for run in runs)
+    return digest([parameters.model_dump(mode="json"), readings, [judge.spec.judge for judge in judges]])
 
 
-def _register(orders: Orders, parameters: Evaluate, runs: list[RunOrder], judge: str | None) -> str:
-    key = study_key(parameters, runs)
+def _register(orders: Orders, parameters: Evaluate, runs: Sequence[RunOrder], judges: Sequence[JudgeOrder]) -> str:
+    key = study_key(parameters, runs, judges)
     rows = [
         {
             "study_key": key,
@@ -56,12 +58,22 @@ def _register(orders: Orders, parameters: Evaluate, runs: list[RunOrder], judge:
             "budgets": list(run.traces.spec.budgets),
             "parser": PARSER,
             "matcher": MATCHER,
-            "judge": judge,
+            "judge": judges[0].spec.judge if judges else None,
             "student_key": run.student,
             "retrieval_key": orders.retrieval.key,
         }
         for run in runs
     ]
+    named = [
+        {
+            "study_key": key,
+            "position": position,
+            "judge": judge.spec.judge,
+            "model": judge.model.name,
+            "question": judge.question,
+        }
+        for position, judge in enumerate(judges)
+    ]
     study = {"study_key": key, "name": parameters.name, "spec": parameters.model_dump_json()}
-    orders.store.land({"study_runs": rows, "studies": [study]})
+    orders.store.land({"study_runs": rows, "study_judges": named, "studies": [study]})
     return key

@@ -12,15 +12,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from flows.parameters import Distill, Distillation, Evaluate, Evaluation, Finetune, QuestionSet, Retrieve
+from pydantic import ValidationError
+
+from flows.parameters import (
+    Distill,
+    Distillation,
+    Evaluate,
+    Evaluation,
+    Finetune,
+    Judge,
+    QuestionSet,
+    Retrieve,
+    Serving,
+)
 from kg.linking import LINKER_VERSION
 from kg.similarity import best_similarity
 from models.embedded import default_cache
+from models.engines.base import Server
 from models.formats import format_named
 from models.prompts import question_prompt, teacher_prompt
-from models.registry import load_registry, model_key, tokenizer_key
+from models.registry import EMBEDDED, HOSTED, ModelEntry, load_registry, model_key, tokenizer_key
 from store.home import Home
-from store.types import InputError, Question, Recipe, Setting, digest
+from store.types import InputError, Question, Recipe, Sampling, Setting, digest
 from tasks.controls import DRAW_VERSION, ControlOrder
 from tasks.graphs import Source, snapshot_named
 from tasks.keys import (
@@ -238,16 +251,12 @@ class Orders:
             raise InputError(
                 "no training question has a path: nothing can be asked in recipe fs1; mend train or retrieve"
             )
-        entry = self.registry.entry(alias)
-        spec = self._traces_spec(
-            ModelChoice(entry=entry, format=entry.format),
-            asked,
-            (chosen.distill.max_thinking_tokens,),
-            chosen.distill.max_thinking_tokens,
-            chosen.distill,
-        )
+        model = self.model(alias)
+        longest = chosen.distill.max_thinking_tokens
+        thought = self._thought_spec(model, chosen.distill.sampling, longest)
+        spec = _traces_spec(thought, model, asked, (0 if model.hosted else longest,), chosen.distill)
         name = f"traces {alias} {recipe} {self.parameters.train.dataset}-{self.parameters.train.split}"
-        return self._with_predictions(name, spec, ModelChoice(entry=entry, format=entry.format), asked)
+        return self._with_predictions(name, spec, model, asked)
 
     def training_set(self, recipe: Recipe) -> TrainingSetOrder:
         """The training set of one recipe, from all teachers."""
@@ -289,20 +298,22 @@ class Orders:
         """One model, setting and dataset at every budget."""
         chosen = _as(self.parameters, Evaluate)
         student = None
-        entry = self.registry.entry(alias)
         if setting in (Setting.RT, Setting.FS1):
             made = self.student(alias, Recipe(setting.value))
             self._need(made.key, "finetune")
             student = made.key
-        model = ModelChoice(entry=entry, format=STUDENT_FORMAT if student else entry.format, student=student)
+        model = self.model(alias, student)
         asked = [Asked(q, question_prompt(q, setting)) for q in _questions(questions)]
-        spec = self._traces_spec(
-            model,
-            asked,
-            tuple(budget or 0 for budget in chosen.evaluate.budgets),
-            chosen.evaluate.longest,
-            chosen.evaluate,
-        )
+        wanted = chosen.evaluate
+        if model.hosted:  # its thinking is out of our hands: it can be neither cut nor extended
+            budgets: tuple[int, ...] = (0,)
+            thought = self._thought_spec(model, wanted.sampling, wanted.max_thinking_tokens)
+        else:
+            budgets = tuple(budget or 0 for budget in wanted.budgets)
+            thought = self._thought_spec(
+                model, wanted.sampling, wanted.longest, extension=wanted.extension, extended_to=wanted.extended_to
+            )
+        spec = _traces_spec(thought, model, asked, budgets, wanted)
         name = f"answers {alias} {setting} {questions.dataset}-{questions.split}"
         traces, reading = self._with_predictions(name, spec, model, asked)
         return RunOrder(role, setting, questions.dataset, traces, reading, student)
@@ -314,47 +325,42 @@ class Orders:
         baselines = [("baseline", alias, Setting.INSTRUCT) for alias in chosen.evaluate.baselines]
         return [(*model, dataset) for model in (*students, *baselines) for dataset in chosen.evaluate.datasets]
 
-    def judge(self, runs: Sequence[RunOrder]) -> JudgeOrder | None:
-        """The one order for the model judge over all runs, so that a large judge is loaded once; None without a judge."""
+    def judges(self, runs: Sequence[RunOrder]) -> tuple[JudgeOrder, ...]:
+        """One order for each model judge over all runs, so that a large judge is loaded once."""
         chosen = _as(self.parameters, Evaluate).evaluate
-        alias, examples = chosen.judge, chosen.judge_examples
-        if alias is None:
-            return None
-        entry = self.registry.entry(alias)
-        model = ModelChoice(entry=entry, format=entry.format)
-        readings = tuple(run.predictions for run in runs)
-        spec = JudgeSpec(
-            judge=judge_name(model, model_key(entry, default_cache()), examples),
-            predictions=tuple(r.key for r in readings),
-        )
+        return tuple(self._judge(judge, tuple(run.predictions for run in runs)) for judge in chosen.judges)
+
+    def _judge(self, judge: Judge, readings: tuple[PredictionsOrder, ...]) -> JudgeOrder:
+        model = self.model(judge.model)
+        name = judge_name(model, model_key(model.entry, default_cache()), judge.question, judge.examples)
         return JudgeOrder(
-            name=f"verdicts {alias}",
-            spec=spec,
+            name=f"verdicts {judge.model} {judge.question}",
+            spec=JudgeSpec(judge=name, predictions=tuple(reading.key for reading in readings)),
             model=model,
+            question=judge.question,
             predictions=readings,
-            examples=examples,
+            examples=judge.examples,
+            retries=judge.retries,
             run=self._run(),
         )
 
-    def _traces_spec(
-        self, model: ModelChoice, asked: Sequence[Asked], budgets: tuple[int, ...], longest: int, section: Section
-    ) -> TracesSpec:
-        thought = ThoughtSpec(
+    def model(self, alias: str, student: str | None = None) -> ModelChoice:
+        """The model called ``alias`` as it is (on the server that the study names for it), or a student trained on it."""
+        entry = self.registry.entry(alias)
+        if student is not None:
+            return ModelChoice(entry=entry, format=STUDENT_FORMAT, student=student)
+        servings = _as(self.parameters, Distill).generation.servers
+        server = next((_server(serving, entry) for serving in servings if serving.model == alias), entry.server)
+        return ModelChoice(entry=entry, format=entry.format, server=server)
+
+    def _thought_spec(self, model: ModelChoice, sampling: Sampling, longest: int, **extended: Any) -> ThoughtSpec:
+        return ThoughtSpec(
             model_key=model_key(model.entry, default_cache()) if model.student is None else f"student:{model.student}",
             format=model.format,
-            sampling=section.sampling,
+            sampling=sampling,
             max_thinking_tokens=longest,
             seed=self.parameters.seed,
-        )
-        answer = AnswerSpec(
-            forced_answer=format_named(model.format).forced_answer, max_answer_tokens=section.max_answer_tokens
-        )
-        return TracesSpec(
-            thought=thought,
-            answer=answer,
-            prompt_set=prompt_set_key(asked),
-            samples=section.samples,
-            budgets=budgets,
+            **extended,
         )
 
     def _with_predictions(
@@ -380,7 +386,7 @@ class Orders:
         return traces, order
 
     def _run(self) -> Run:
-        return Run(**_as(self.parameters, Distill).generation.model_dump())
+        return Run(**_as(self.parameters, Distill).generation.model_dump(exclude={"servers"}))
 
     def _once(self, key: tuple[str, ...], make: Callable[[], R]) -> R:
         # A matrix asks for the same teacher and student many times; what waits for input is not kept.
@@ -396,6 +402,35 @@ class Orders:
 
 def _questions(chosen: QuestionSet) -> tuple[Question, ...]:
     return load_questions(chosen.dataset, chosen.split, chosen.limit, chosen.path)
+
+
+def _traces_spec(
+    thought: ThoughtSpec, model: ModelChoice, asked: Sequence[Asked], budgets: tuple[int, ...], section: Section
+) -> TracesSpec:
+    forced = format_named(model.format).forced_answer
+    return TracesSpec(
+        thought=thought,
+        answer=AnswerSpec(forced_answer=forced, max_answer_tokens=section.max_answer_tokens),
+        prompt_set=prompt_set_key(asked),
+        samples=section.samples,
+        budgets=budgets,
+    )
+
+
+def _server(serving: Serving, entry: ModelEntry) -> Server:
+    """Where the study says that a model is served. Raises InputError for one that is behind an API already."""
+    if entry.source == HOSTED:
+        raise InputError(f"generation.servers: model {entry.alias!r} is behind an API of its own; leave it out")
+    try:
+        return Server(
+            url=serving.url,
+            model=serving.served_as or (entry.alias if entry.folder or entry.source == EMBEDDED else entry.source),
+            key_variable=serving.key_variable,
+            in_flight=serving.in_flight,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"generation.servers: {entry.alias}: {first['loc'][0]}: {first['msg']}") from error
 
 
 def _as(parameters: Retrieve, kind: type[P]) -> P:

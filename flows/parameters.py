@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from models.engines.base import EngineName, Precision
+from models.budgets import Extension
 from models.finetune import Hyperparameters
-from store.types import Frozen, InputError, Recipe, Sampling, Setting, Split
+from store.types import Frozen, InputError, JudgeQuestion, Recipe, Sampling, Setting, Split
+from tasks.traces import Run
 
 STARTER = "starter"
 _GRAPH_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -143,13 +144,27 @@ class Retrieval(Frozen):
         return self.endpoint.startswith(("http://", "https://"))
 
 
-class Generation(Frozen):
-    """How a model is run; nothing here but ``sampling`` and token limits enters a key."""
+class Serving(Frozen):
+    """A server that already runs one of the study's models as it is (students that the study trains are loaded here)."""
 
-    engine: EngineName = Field(default="auto", description="auto: vLLM where installed")
-    dtype: Precision = Field(default="auto", description="auto: bfloat16 where the hardware is fast at it")
-    batch_size: int | None = Field(default=None, ge=1, description="Rows generated together; empty: the engine's own")
-    chunk: int = Field(default=64, ge=1, description="Rows between two landings: what a kill can lose at most")
+    model: Alias
+    url: str = Field(description="The base of an OpenAI-compatible API: http://127.0.0.1:8000/v1 of `vllm serve`")
+    served_as: str | None = Field(default=None, description="The server's name for the model; empty: its hub id")
+    key_variable: str | None = Field(default=None, description="The environment variable that holds the server's key")
+    in_flight: int = Field(default=64, ge=1, le=4096, description="Requests open at a time")
+
+
+class Generation(Run):
+    """How models are run; nothing here enters a key."""
+
+    servers: tuple[Serving, ...] = Field(
+        default=(), description="Models that are asked through a server instead of being loaded here"
+    )
+
+    @model_validator(mode="after")
+    def _one_server_a_model(self) -> Generation:
+        _unique(tuple(serving.model for serving in self.servers))
+        return self
 
 
 class Distillation(Frozen):
@@ -181,6 +196,29 @@ class Tuning(Frozen):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
+class Judge(Frozen):
+    """A model that judges predictions. In YAML its alias alone will do."""
+
+    model: Alias
+    question: JudgeQuestion = Field(
+        default="contains",
+        description="contains: does the prediction give a gold answer, 1 or 0 (fs1); grade: correct, incorrect or not "
+        "attempted (SimpleQA)",
+    )
+    examples: bool = Field(default=False, description="Show it made-up cases: only very small ones need them")
+    retries: int = Field(
+        default=2,
+        ge=0,
+        le=5,
+        description="How often an invalid reply is asked for again; what has landed as invalid is not asked again",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alias_alone(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+
 class Evaluation(Frozen):
     """The matrix of runs: models x settings x datasets, each at every budget, ``samples`` times."""
 
@@ -191,12 +229,16 @@ class Evaluation(Frozen):
     datasets: tuple[QuestionSet, ...] = Field(default=(QuestionSet(),), min_length=1)
     budgets: Budgets = (256, 1024, 4096)
     max_thinking_tokens: int = Field(default=8192, ge=1, description="The room of a thought without a budget")
+    extension: Extension | None = Field(
+        default=None,
+        description='Put off early ends of thinking ("Wait,", after s1) until a budget is used up; empty: leave them alone',
+    )
     max_answer_tokens: int = Field(default=256, ge=1)
     samples: int = Field(default=1, ge=1)
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05)
-    judge: str | None = Field(default=None, description="A model that judges predictions beside the matcher")
-    judge_examples: bool = Field(
-        default=False, description="Show the judge made-up cases: only very small ones need them"
+    judges: tuple[Judge, ...] = Field(
+        default=(),
+        description="Models that judge predictions beside the matcher; the first one's stand in the result table",
     )
 
     @model_validator(mode="after")
@@ -204,16 +246,24 @@ class Evaluation(Frozen):
         _check_greedy(self.sampling, self.samples)
         names = [d.dataset for d in self.datasets]
         _unique(tuple(names))
+        _unique(tuple(f"judge {judge.model} with question {judge.question}" for judge in self.judges))
         if any(b is not None and b > self.max_thinking_tokens for b in self.budgets):
             raise ValueError(
                 f"budgets {list(self.budgets)} exceed max_thinking_tokens {self.max_thinking_tokens}: raise it"
             )
+        if self.extension is not None and self.extended_to == 0:
+            raise ValueError("extension: without a budget there is nothing to extend to; name one in budgets")
         return self
 
     @property
     def longest(self) -> int:
         """Tokens of the one generation that serves every budget."""
         return self.max_thinking_tokens if self.budgets[-1] is None else self.budgets[-1]
+
+    @property
+    def extended_to(self) -> int:
+        """The budget up to which early ends are put off; 0 without an extension."""
+        return 0 if self.extension is None else max((b for b in self.budgets if b is not None), default=0)
 
 
 def _check_greedy(sampling: Sampling, samples: int) -> None:

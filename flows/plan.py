@@ -1,7 +1,8 @@
 """What running a study would take, and what is in a store: both without running anything.
 
 A unit whose input has not landed has no key yet, so what of it is missing cannot be known; it is counted whole ("waits").
-Tokens are an upper bound: every missing thought at its full length, every missing answer at its full room.
+Tokens are an upper bound: every missing thought at its full length, every missing answer at its full room. So is the cost,
+which is that of these tokens where the registry gives a model prices; prompts are not in it, nor what a judge replies.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from store.home import Home
 from store.types import InputError, Setting
 from tasks.questions import load_questions
 from tasks.traces import TracesOrder, missing_rows
+from tasks.weights import ModelChoice
 
 Row = dict[str, Any]
 _LEAST_FREE_BYTES = 200 * 1024**2
@@ -34,9 +36,13 @@ def check(study: Study, home: Home) -> None:
         )
     orders = Orders(study, home)
     home.store.query("SELECT 1 FROM units LIMIT 1")
-    judges = (study.evaluate.judge,) if study.evaluate.judge else ()
-    for alias in (*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *judges):
+    for alias in (*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *_judges(study)):
         model_key(orders.registry.entry(alias), default_cache())
+    for alias in study.finetune.students:
+        if orders.model(alias).hosted:
+            raise InputError(
+                f"finetune.students: model {alias!r} is only behind an API and cannot be trained; name it in evaluate.baselines"
+            )
     _ = orders.retrieval
     if orders.source.url is not None:
         orders.source.remote()
@@ -44,29 +50,50 @@ def check(study: Study, home: Home) -> None:
         load_questions(questions.dataset, questions.split, questions.limit, questions.path)
 
 
+def check_keys(study: Study, home: Home, only: str | None = None) -> None:
+    """Whether there is a key for every server that a run (or one stage of it) asks: in the environment or the Prefect API.
+
+    Raises InputError that names the variable, the Prefect block and the model.
+    """
+    orders = Orders(study, home)
+    aliases: list[str] = []
+    if only in (None, "study", "distill"):
+        aliases += study.distill.teachers
+    if only in (None, "study", "evaluate"):
+        aliases += (*study.finetune.students, *study.evaluate.baselines, *_judges(study))
+    for alias in aliases:
+        orders.model(alias).secrets()
+
+
 def plan(study: Study, home: Home) -> list[Row]:
-    """One row a unit (retrieval: one row in all): unit, state (done, missing, partly, waits), rows to do, tokens to generate."""
+    """One row a unit (retrieval: one row in all): unit, state (done, missing, partly, waits), rows to do, tokens to generate,
+    and their cost in US dollars at most, if any model of the study has prices."""
     check(study, home)
-    return list(_rows(study, Orders(study, home)))
+    rows = list(_rows(study, Orders(study, home)))
+    priced = any(row["cost"] is not None for row in rows)
+    return rows if priced else [{name: row[name] for name in row if name != "cost"} for row in rows]
 
 
 def status_rows(store: Store) -> tuple[list[Row], list[Row]]:
-    """The studies of a store, and its units by kind with their rows, seconds and tokens."""
+    """The studies of a store, and its units by kind with their rows, seconds, tokens and cost in US dollars."""
     studies = store.query(
         "SELECT name, left(study_key, 8) AS key, started_at, (SELECT count(*) FROM study_runs r WHERE r.study_key = "
         "s.study_key) AS runs FROM studies s ORDER BY started_at DESC"
     )
     units = store.query(
         "SELECT kind, count(*) AS units, sum(row_count)::BIGINT AS rows, sum(seconds) AS seconds, "
-        "sum(generated_tokens)::BIGINT AS tokens, max(landed_at) AS last FROM units GROUP BY kind ORDER BY max(landed_at)"
+        "sum(generated_tokens)::BIGINT AS tokens, sum(cost) AS cost, max(landed_at) AS last "
+        "FROM units GROUP BY kind ORDER BY max(landed_at)"
     )
     landed = store.query(
         "SELECT 'paths' AS kind, count(*) AS units, coalesce(sum(paths), 0)::BIGINT AS rows, NULL::DOUBLE AS seconds, "
-        "0::BIGINT AS tokens, max(landed_at) AS last FROM retrievals HAVING count(*) > 0"
+        "0::BIGINT AS tokens, NULL::DOUBLE AS cost, max(landed_at) AS last FROM retrievals HAVING count(*) > 0"
     )
     traces = store.query(
-        "SELECT 'traces landed, also of unfinished units' AS kind, NULL::BIGINT AS units, count(*) AS rows, NULL::DOUBLE AS "
-        "seconds, (SELECT sum(thinking_tokens) FROM thoughts)::BIGINT AS tokens, NULL::TIMESTAMP AS last FROM traces"
+        "WITH made AS (SELECT generated_tokens AS tokens, cost FROM thoughts UNION ALL "
+        "SELECT answer_tokens, cost FROM traces WHERE NOT shared) "
+        "SELECT 'traces landed, also of unfinished units' AS kind, NULL::BIGINT AS units, (SELECT count(*) FROM traces) AS "
+        "rows, NULL::DOUBLE AS seconds, sum(tokens)::BIGINT AS tokens, sum(cost) AS cost, NULL::TIMESTAMP AS last FROM made"
     )
     return studies, [*landed, *units, *traces]
 
@@ -87,17 +114,17 @@ def _rows(study: Study, orders: Orders) -> Iterator[Row]:
             count = len(load_questions(questions.dataset, questions.split, questions.limit, questions.path))
             samples = count * study.evaluate.samples
             each = study.evaluate.longest + len(study.evaluate.budgets) * study.evaluate.max_answer_tokens
-            yield _row(name, "waits", samples * len(study.evaluate.budgets), samples * each)
+            tokens = samples * each
+            student = setting in (Setting.RT, Setting.FS1)
+            cost = None if student else _cost(orders.model(alias), tokens)
+            yield _row(name, "waits", samples * len(study.evaluate.budgets), tokens, cost)
             continue
         runs.append(run)
         yield _traces_row(orders, run.traces)
-    if study.evaluate.judge:
-        complete = len(runs) == len(orders.run_names())
-        judge = orders.judge(runs) if complete else None
-        done = judge is not None and orders.store.has_unit(judge.key)
-        yield _row(
-            f"verdicts {study.evaluate.judge}", "done" if done else "missing" if complete else "waits", None, None
-        )
+    complete = len(runs) == len(orders.run_names())
+    for judge in orders.judges(runs):
+        done = complete and orders.store.has_unit(judge.key)
+        yield _row(judge.name, "done" if done else "missing" if complete else "waits", None, None)
 
 
 def _training_rows(study: Study, orders: Orders) -> Iterator[Row]:
@@ -107,7 +134,7 @@ def _training_rows(study: Study, orders: Orders) -> Iterator[Row]:
             if made is None:
                 rows = len(orders.train_questions) * study.distill.samples
                 tokens = rows * (study.distill.max_thinking_tokens + study.distill.max_answer_tokens)
-                yield _row(f"traces {alias} {recipe}", "waits", rows, tokens)
+                yield _row(f"traces {alias} {recipe}", "waits", rows, tokens, _cost(orders.model(alias), tokens))
             else:
                 yield _traces_row(orders, made[0])
     for recipe in study.distill.recipes:
@@ -121,11 +148,11 @@ def _training_rows(study: Study, orders: Orders) -> Iterator[Row]:
 
 def _traces_row(orders: Orders, order: TracesOrder) -> Row:
     if orders.store.has_unit(order.key):
-        return _row(order.name, "done", 0, 0)
+        return _row(order.name, "done", 0, 0, _cost(order.model, 0))
     missing = missing_rows(orders.store, order.spec, order.asked)
     rows = missing.total - missing.done
     tokens = missing.thoughts * order.spec.thought.max_thinking_tokens + rows * order.spec.answer.max_answer_tokens
-    return _row(order.name, "partly" if missing.done else "missing", rows, tokens)
+    return _row(order.name, "partly" if missing.done else "missing", rows, tokens, _cost(order.model, tokens))
 
 
 def _simple_row(orders: Orders, name: str, key: str | None) -> Row:
@@ -135,8 +162,16 @@ def _simple_row(orders: Orders, name: str, key: str | None) -> Row:
     return _row(name, "done" if done else "missing", 0 if done else 1, 0)
 
 
-def _row(name: str, state: str, rows: int | None, tokens: int | None) -> Row:
-    return {"unit": name, "state": state, "rows": rows, "tokens": tokens}
+def _row(name: str, state: str, rows: int | None, tokens: int | None, cost: float | None = None) -> Row:
+    return {"unit": name, "state": state, "rows": rows, "tokens": tokens, "cost": cost}
+
+
+def _cost(model: ModelChoice, tokens: int) -> float | None:
+    return None if model.prices is None else model.prices.cost(0, 0, tokens)
+
+
+def _judges(study: Study) -> tuple[str, ...]:
+    return tuple(judge.model for judge in study.evaluate.judges)
 
 
 def _ready(make: Callable[[], Any]) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from eval.findings import markdown_summary, table_rows
+from eval.findings import judge_table, markdown_summary, table_rows
 from flows.evaluate import study_key
 from flows.orders import Orders, Waiting
 from flows.parameters import Study
@@ -30,6 +30,8 @@ def report(parameters: Study) -> str:
     gather([submit(draw, order, home.store, missing=missing)])
     summary = summary_of(home.store, order.study_key)
     table(f"results-{parameters.name}", table_rows(summary), f"Results of {parameters.name}")
+    if summary.judges:
+        table(f"judges-{parameters.name}", judge_table(summary), f"Judges of {parameters.name}")
     markdown(f"summary-{parameters.name}", f"{markdown_summary(summary)}\n\nReport: `{page}`", "Summary of the study")
     return str(page)
 
@@ -64,12 +66,12 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
     """The work order of a study's report. Raises Waiting if the study's runs have not landed."""
     orders = Orders(parameters, home)
     runs = [orders.run(*names) for names in orders.run_names()]
-    key = study_key(parameters, runs)
+    judges = orders.judges(runs)
+    key = study_key(parameters, runs, judges)
     if not home.store.query("SELECT 1 FROM studies WHERE study_key = ?", [key]):
         raise Waiting(f"study {parameters.name} has not landed with these parameters: run `evaluate` first")
-    judge = orders.judge(runs)
     control = orders.control()
-    units = [run.predictions.key for run in runs] + ([judge.key] if judge else [])
+    units = [run.predictions.key for run in runs] + [judge.key for judge in judges]
     units += [orders.retrieval.key, set_key(list(orders.searched_keys)), *([control.key] if control else [])]
     return ReportOrder(
         name=f"report {parameters.name}",

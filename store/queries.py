@@ -67,6 +67,56 @@ def iter_result_rows(store: Store, study_key: str) -> Iterator[dict[str, Any]]:
         yield from result_rows(store, study_key, run["run_key"])
 
 
+def ballot_rows(store: Store, study_key: str) -> Rows:
+    """What the study's judges said of its traces, counted: one row a run, budget and combination of verdicts.
+
+    ``n`` traces are right or not by the matcher (``matched``), ``answered`` (False: no prediction to judge) or ``refused``;
+    ``said`` maps the position of each judge that has a verdict on them to its grade, None for an invalid one. Counted
+    before it is joined, since samples of a question often predict the same; traces that are not scored are left out.
+    """
+    rows = store.query(
+        """
+        WITH answers AS (
+            SELECT run_key, budget, gold_key, prediction_key, how = 'refused' AS refused, correct AS matched, count(*) AS n
+            FROM results WHERE study_key = $study AND how IS NOT NULL GROUP BY ALL
+        ), said AS (
+            SELECT v.gold_key, v.prediction_key, list({'position': j.position, 'grade': v.grade} ORDER BY j.position) AS said
+            FROM study_judges j JOIN verdicts v USING (judge) WHERE j.study_key = $study GROUP BY ALL
+        )
+        SELECT a.run_key, a.budget, a.prediction_key IS NOT NULL AS answered, a.refused, a.matched, s.said, sum(a.n)::BIGINT AS n
+        FROM answers a LEFT JOIN said s USING (gold_key, prediction_key)
+        GROUP BY ALL ORDER BY a.run_key, a.budget NULLS LAST
+        """,
+        {"study": study_key},
+    )
+    for row in rows:
+        row["said"] = {one["position"]: one["grade"] for one in row["said"] or ()}
+    return rows
+
+
+def judge_rows(store: Store, study_key: str) -> Rows:
+    """The study's judges in their order, and what they were asked: one row a judge, counted over distinct verdicts.
+
+    ``pairs`` of gold answers and a prediction are there to be judged; of the ``verdicts`` on them some were ``invalid``, some
+    ``retried`` (asked for more than once), some graded ``not_attempted``. ``calls`` and ``cost`` (US dollars; None without
+    prices) are what these verdicts took, whichever study paid for them.
+    """
+    return store.query(
+        """
+        WITH pairs AS (SELECT DISTINCT gold_key, prediction_key FROM results
+                       WHERE study_key = $study AND prediction_key IS NOT NULL)
+        SELECT j.position, j.judge, j.model, j.question, count(p.gold_key) AS pairs, count(v.judge) AS verdicts,
+               coalesce(sum(v.attempts), 0)::BIGINT AS calls, count_if(v.attempts > 1) AS retried,
+               count_if(v.judge IS NOT NULL AND v.grade IS NULL) AS invalid,
+               count_if(v.grade = 'not_attempted') AS not_attempted, sum(v.cost) AS cost
+        FROM study_judges j LEFT JOIN pairs p ON true
+        LEFT JOIN verdicts v ON v.judge = j.judge AND v.gold_key = p.gold_key AND v.prediction_key = p.prediction_key
+        WHERE j.study_key = $study GROUP BY ALL ORDER BY j.position
+        """,
+        {"study": study_key},
+    )
+
+
 def units_of_study(store: Store, study_key: str) -> Rows:
     """Manifest rows of every unit the study stands on, in the order they landed; ``reused``: an earlier study has it too.
 
@@ -188,15 +238,16 @@ class _Roots(NamedTuple):
 
 
 def _roots(store: Store, which: str, study_key: str) -> _Roots:
-    columns = "unit_key, student_key, training_set, parser, matcher, judge"
+    columns = "unit_key, student_key, training_set, parser, matcher"
     rows = store.query(
         f"SELECT {columns} FROM study_runs LEFT JOIN students USING (student_key) WHERE {which}",  # noqa: S608 - our own
         [study_key],
     )
-    keys, scorers = ("unit_key", "student_key", "training_set"), ("parser", "matcher", "judge")
+    judges = store.query(f"SELECT judge FROM study_judges WHERE {which}", [study_key])  # noqa: S608 - our own
+    keys, scorers = ("unit_key", "student_key", "training_set"), ("parser", "matcher")
     return _Roots(
         {row[name] for row in rows for name in keys if row[name]},
-        {row[name] for row in rows for name in scorers if row[name]},
+        {row[name] for row in rows for name in scorers if row[name]} | {row["judge"] for row in judges},
     )
 
 

@@ -19,6 +19,8 @@ Split = Literal["train", "dev", "test"]
 LinkSource = Literal["gold_qid", "gold_mid", "mid_map", "label"]
 LinkRole = Literal["question", "answer"]
 PathKind = Literal["pair", "joint", "between", "literal"]
+Grade = Literal["correct", "incorrect", "not_attempted"]
+JudgeQuestion = Literal["contains", "grade"]
 
 
 class Setting(StrEnum):
@@ -200,10 +202,12 @@ class Sampling(Frozen):
 
 
 class Verdict(Frozen):
-    """What a judge says of one prediction against the gold answers. ``correct`` is None where the judge gave no valid answer."""
+    """What a judge says of one prediction against the gold answers: ``correct``, and the ``grade`` it comes from where the
+    judge gives one. Both are None where it gave no valid answer."""
 
     correct: bool | None
     rule: str = ""
+    grade: Grade | None = None
 
 
 class InputError(ValueError):

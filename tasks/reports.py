@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefect import task
 
+from eval.agreement import summarise_judges
 from eval.report import REPORT_VERSION, ReportData, render_report
 from eval.summary import Summary, summarise
 from store import queries
@@ -96,7 +97,8 @@ def draw_page(order: ReportOrder, home: Home) -> Path:
 
 def summary_of(store: Store, study_key: str) -> Summary:
     """The statistics of a study."""
-    return summarise(queries.iter_result_rows(store, study_key), queries.run_rows(store, study_key))
+    judges = summarise_judges(queries.judge_rows(store, study_key), queries.ballot_rows(store, study_key))
+    return summarise(queries.iter_result_rows(store, study_key), queries.run_rows(store, study_key), judges)
 
 
 def _shown_questions(store: Store, study_key: str) -> list[str]:

@@ -21,7 +21,8 @@ CITIES = ("Paris", "Lima", "Oslo", "Quito", "Cairo", "Tunis", "Dakar", "Hanoi")
 
 
 class Fact(NamedTuple):
-    """One landed trace. ``how`` none or refused: no prediction; ``judged`` None: no valid verdict."""
+    """One landed trace. ``how`` none or refused: no prediction; ``judged`` (by the first judge, of question contains) and
+    ``graded`` (by the second, of question grade) None: no valid verdict."""
 
     run: str
     question: int
@@ -33,6 +34,7 @@ class Fact(NamedTuple):
     cut: bool
     forced: bool
     judged: bool | None
+    graded: str | None
     thinking: int
     answer: int
 
@@ -66,6 +68,16 @@ def make(store: Store, *, questions: int = 10, samples: int = 4, seed: int = 5) 
         {"study_key": STUDY, "name": "made", "spec": json.dumps({"seed": 7}), "started_at": datetime(2026, 1, 2, 12)},
         {"study_key": "older", "name": "made", "spec": "{}", "started_at": datetime(2025, 1, 1)},
     ]
+    for place, question in enumerate(("contains", "grade")):
+        _add(
+            tables,
+            "study_judges",
+            study_key=STUDY,
+            position=place,
+            judge=f"judge-{place + 1}",
+            model=f"judge-model-{place + 1}",
+            question=question,
+        )
     store.land(tables)
     return Made(tuple(facts), questions, samples, budgets, tuple(f"run-{place}" for place in range(len(runs))))
 
@@ -254,19 +266,46 @@ def _trace(
         **{"class": vote},
     )
     judged = _judged(vote, question, correct)
+    graded = _graded(vote, question, correct)
     if vote is not None:
-        for judge, verdict in (("matcher-1", correct), ("judge-1", judged)):
-            _add(
-                tables,
-                "verdicts",
-                judge=judge,
-                gold_key=f"gold-q{question}",
-                prediction_key=prediction_key,
-                correct=verdict,
-                rule="made",
-                reply="1",
-            )
-    return Fact(run, question, sample, budget, correct, vote, how, cut, cut, judged, thinking, 8)
+        _verdict(tables, "matcher-1", question, vote, "correct" if correct else "incorrect", None)
+        _verdict(
+            tables, "judge-1", question, vote, None if judged is None else "correct" if judged else "incorrect", None
+        )
+        _verdict(tables, "judge-2", question, vote, graded, 0.25)
+    return Fact(run, question, sample, budget, correct, vote, how, cut, cut, judged, graded, thinking, 8)
+
+
+def _verdict(
+    tables: dict[str, list[dict[str, Any]]], judge: str, question: int, vote: str, grade: str | None, cost: float | None
+) -> None:
+    _add(
+        tables,
+        "verdicts",
+        judge=judge,
+        gold_key=f"gold-q{question}",
+        prediction_key=f"{vote}-{question}",
+        correct=None if grade is None else grade == "correct",
+        grade=grade,
+        rule="invalid" if grade is None else "made",
+        reply="1",
+        attempts=attempts(judge, question, grade),
+        cost=cost,
+    )
+
+
+def attempts(judge: str, question: int, grade: str | None) -> int:
+    """Replies asked for: three for an invalid verdict, two from the second judge on every fourth question, else one."""
+    return 3 if grade is None else 2 if judge == "judge-2" and question % 4 == 2 else 1
+
+
+def _graded(vote: str | None, question: int, correct: bool) -> str | None:
+    """The second judge's: it sees no attempt in "wrong b" of every third question, is lenient on some "wrong a", mute on q5."""
+    if vote is None or question == 5:
+        return None
+    if vote == "wrong b" and question % 3 == 0:
+        return "not_attempted"
+    return "correct" if correct or (vote == "wrong a" and question % 4 == 1) else "incorrect"
 
 
 def _judged(vote: str | None, question: int, correct: bool) -> bool | None:
@@ -308,7 +347,7 @@ def _training(tables: dict[str, list[dict[str, Any]]]) -> None:
                 kept=rank == 0,
                 triples=json.dumps([["Q142", "P36", "Q90", False], ["Q142", "P571", "1789", True]]),
             )
-    for judge in ("judge-1", "judge-of-another-study"):
+    for judge in ("judge-1", "judge-2", "judge-of-another-study"):
         _unit(tables, f"verdicts-{judge}", "verdicts", 3, {"judge": judge, "predictions": ["predictions-run-0"]})
     _add(tables, "labels", snapshot="s", id="Q142", label="France")
     for recipe in ("rt", "fs1"):

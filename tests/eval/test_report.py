@@ -17,6 +17,7 @@ import made_study
 import pytest
 
 from eval import plots
+from eval.agreement import summarise_judges
 from eval.report import Cut, Piece, ReportData, duration, pieces, render_report, table_rows
 from eval.retrieval_report import Example
 from eval.retrieval_summary import RetrievalRows, summarise_retrieval
@@ -64,7 +65,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     searched = RetrievalRows(**retrieval.report_rows(store, "retrieval-1", ["t0", "t1", "t2"]))
     return ReportData(
         study=study,
-        summary=summarise(queries.iter_result_rows(store, key), runs),
+        summary=summarise(
+            queries.iter_result_rows(store, key),
+            runs,
+            summarise_judges(queries.judge_rows(store, key), queries.ballot_rows(store, key)),
+        ),
         runs=runs,
         units=queries.units_of_study(store, key),
         training=queries.training_rows(store, key),
@@ -112,8 +117,8 @@ def test_every_section_can_be_linked_to(page: Page) -> None:
     ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
     assert [name for name, count in Counter(ids).items() if count > 1] == []
     links = {attrs["href"] for tag, attrs in page.tags if tag == "a" and str(attrs.get("href")).startswith("#")}
-    sections = ("verdict", "run", "results", "comparisons", "plots", "breakdown", "training", "retrieval", "questions")
-    assert {f"#{name}" for name in sections} <= links
+    sections = "verdict run results judges comparisons plots breakdown training retrieval questions methods"
+    assert {f"#{name}" for name in sections.split()} <= links
     assert {str(link)[1:] for link in links} <= set(ids)
 
 
@@ -155,6 +160,9 @@ def test_the_page_says_what_was_run_and_what_came_out(page: Page, data: ReportDa
         "✓ correct",
         "✗ refused",
         "✂ budget 16",
+        "Judges over all runs and budgets",
+        "judge-model-1 (contains)",
+        "judge-model-2",
         "Of this question only the fs1 trace entered a training set.",
     ):
         assert words in text, words
@@ -217,6 +225,7 @@ def test_a_study_of_which_nothing_landed_still_has_a_page(data: ReportData, bare
     assert "No scored trace has landed yet" in text
     assert "No student of this study was trained" in text
     assert "No paths were searched in this study." in text
+    assert 'href="#judges"' not in text
     only_asked = replace(bare, summary=summarise([], data.runs), runs=data.runs)
     assert "No scored trace has landed yet" in render_report(only_asked, tmp_path).read_text(encoding="utf-8")
 

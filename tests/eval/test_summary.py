@@ -10,7 +10,8 @@ from typing import Any
 import made_study
 import pytest
 
-from eval.findings import markdown_summary, points, table_rows, verdict
+from eval.agreement import Agreement, JudgeScore, JudgeSummary, summarise_judges
+from eval.findings import judge_table, markdown_summary, points, table_rows, verdict
 from eval.statistics import PairedDifference
 from eval.summary import Cell, Comparison, RunId, Summary, summarise
 from store import queries
@@ -22,7 +23,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Summary]:
     store = Store(tmp_path_factory.mktemp("store") / "made.duckdb")
     made = made_study.make(store)
     runs = queries.run_rows(store, made_study.STUDY)
-    return made, summarise(queries.iter_result_rows(store, made_study.STUDY), runs)
+    judges = summarise_judges(queries.judge_rows(store, made_study.STUDY), queries.ballot_rows(store, made_study.STUDY))
+    return made, summarise(queries.iter_result_rows(store, made_study.STUDY), runs, judges)
 
 
 def by_question(made: Any, run: str, budget: int | None) -> dict[int, list[Any]]:
@@ -110,6 +112,102 @@ def test_the_judge_is_compared_with_the_matcher_where_both_judged(study: tuple[A
         assert cell.judge.invalid == sum(f.vote is not None and f.judged is None for f in facts)
         wrong = sum(f.vote is None for f in facts)
         assert cell.judge.accuracy == pytest.approx(sum(j for j, _ in both) / (len(both) + wrong))
+
+
+def opinions(facts: list[Any]) -> dict[str, list[bool | None]]:
+    """By matcher and judges, on the predictions: right, not right, or (None) no valid verdict."""
+    return {
+        "matcher": [f.correct for f in facts if f.vote],
+        "first": [f.judged for f in facts if f.vote],
+        "second": [None if f.graded is None else f.graded == "correct" for f in facts if f.vote],
+    }
+
+
+def agree(one: list[bool | None], other: list[bool | None]) -> tuple[float, float, int]:
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    n = len(pairs)
+    share, yes_a, yes_b = sum(a == b for a, b in pairs) / n, sum(a for a, _ in pairs) / n, sum(b for _, b in pairs) / n
+    chance = yes_a * yes_b + (1 - yes_a) * (1 - yes_b)
+    return share, (share - chance) / (1 - chance), n
+
+
+def test_every_judge_is_held_against_the_matcher_and_the_other_one(study: tuple[Any, Summary]) -> None:
+    made, summary = study
+    said = opinions(list(made.facts))
+    assert [one.label for one in summary.judges] == ["judge-model-1 (contains)", "judge-model-2 (grade)"]
+    for one, name in zip(summary.judges, ("first", "second"), strict=True):
+        assert one.total.matcher == pytest.approx(agree(said[name], said["matcher"]))
+        assert one.total.invalid == said[name].count(None) > 0
+        wrong = sum(f.vote is None for f in made.facts)
+        valid = [opinion for opinion in said[name] if opinion is not None]
+        assert one.total.accuracy == pytest.approx(sum(valid) / (len(valid) + wrong))
+        assert one.calls_a_trace == pytest.approx(one.calls / len(made.facts))
+    first, second = summary.judges
+    assert first.others[0] is second.others[1] is None
+    assert first.others[1] == second.others[0] == pytest.approx(agree(said["first"], said["second"]))
+    refused = sum(f.how == "refused" for f in made.facts)
+    assert first.total.not_attempted == refused
+    assert second.total.not_attempted == refused + sum(f.graded == "not_attempted" for f in made.facts)
+    assert second.not_attempted < second.total.not_attempted - refused
+
+
+def test_a_run_is_judged_at_its_largest_budget(study: tuple[Any, Summary]) -> None:
+    made, summary = study
+    for one, name in zip(summary.judges, ("first", "second"), strict=True):
+        assert set(one.runs) == set(made.runs)
+        for run, score in one.runs.items():
+            facts = [f for f in made.facts if (f.run, f.budget) == (run, None)]
+            said = opinions(facts)
+            assert score.traces == len(facts)
+            assert score.invalid == said[name].count(None)
+            assert score.matcher == pytest.approx(agree(said[name], said["matcher"]))
+
+
+def test_the_first_judge_is_the_one_of_the_result_table(study: tuple[Any, Summary]) -> None:
+    first = study[1].judges[0]
+    for cell in study[1].largest:
+        assert cell.judge
+        score = first.runs[cell.run.run_key]
+        assert (cell.judge.agreement, cell.judge.n, cell.judge.invalid) == pytest.approx(
+            (score.matcher.share, score.matcher.n, score.invalid)
+        )
+        assert cell.judge.accuracy == pytest.approx(score.accuracy)
+        assert cell.judge.kappa == pytest.approx(score.matcher.kappa)
+
+
+def judge(kappa: float | None, invalid: int = 0, verdicts: int = 50) -> JudgeSummary:
+    score = JudgeScore(80, 0.5, Agreement(0.6, kappa, 60), invalid, 0)
+    return JudgeSummary("j@1", "j", "contains", verdicts, 0, invalid, 0, verdicts, None, score, {}, (None,))
+
+
+@pytest.mark.parametrize(
+    ("judges", "words"),
+    [
+        (
+            (judge(0.1),),
+            "A judge agrees with the matcher little beyond chance (j (contains), kappa 0.10 at n = 60); accuracies here "
+            "are the matcher's.",
+        ),
+        ((judge(0.1), judge(-0.2)), "Judges agree with the matcher little beyond chance (j (contains), kappa 0.10"),
+        ((judge(0.9, invalid=10),), "j (contains) gave no valid verdict on 20% of what it judged."),
+    ],
+)
+def test_a_poor_judge_is_named(judges: tuple[JudgeSummary, ...], words: str) -> None:
+    assert any(sentence.startswith(words) for sentence in verdict(summarise([result_row()], [run_row()], judges)))
+
+
+@pytest.mark.parametrize("fair", [judge(0.9, invalid=4), judge(None), judge(0.5, verdicts=0)])
+def test_a_fair_judge_is_not_spoken_of(fair: JudgeSummary) -> None:
+    assert verdict(summarise([result_row()], [run_row()], (fair,))) == verdict(summarise([result_row()], [run_row()]))
+
+
+def test_judges_are_a_flat_table(study: tuple[Any, Summary]) -> None:
+    rows = judge_table(study[1])
+    assert [row["judge"] for row in rows] == [one.label for one in study[1].judges]
+    assert rows[0]["kappa with judge-model-2 (grade)"] == rows[1]["kappa with judge-model-1 (contains)"]
+    assert rows[0]["not_attempted"] is None
+    assert rows[1]["not_attempted"] > 0
+    assert all(isinstance(value, str | int | float | None) for row in rows for value in row.values())
 
 
 def test_settings_are_compared_with_instruct_of_the_same_model(study: tuple[Any, Summary]) -> None:

@@ -25,8 +25,8 @@ def test_every_shipped_study_is_valid(path: Path) -> None:
     study = load_study(path)
     assert study.name == path.stem
     registry = load_registry(DEFAULT_REGISTRY)
-    judge = [study.evaluate.judge] if study.evaluate.judge else []
-    for alias in [*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *judge]:
+    judges = [judge.model for judge in study.evaluate.judges]
+    for alias in [*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *judges]:
         assert registry.entry(alias).alias == alias
 
 
@@ -52,6 +52,17 @@ def test_there_is_a_demo() -> None:
             r"samples 4 at temperature 0 would all be equal",
         ),
         ({"evaluate": {"max_thinking_tokens": 10, "budgets": [16]}}, r"exceed max_thinking_tokens 10: raise it"),
+        (
+            {"evaluate": {"judges": ["a", {"model": "a", "retries": 0}]}},
+            r"judge a with question contains is named more than once",
+        ),
+        (
+            {"evaluate": {"judges": [{"model": "a", "question": "rate"}]}},
+            r"judges\.0\.question: .*'grade' \(got 'rate'\)",
+        ),
+        ({"evaluate": {"judges": [{"model": "a", "retries": 9}]}}, r"judges\.0\.retries: .*less than or equal to 5"),
+        ({"evaluate": {"judges": [7]}}, r"judges\.0: .*\(got 7\)"),
+        ({"evaluate": {"judge": "a"}}, r"evaluate\.judge: unknown field"),
         ({"distill": {"recipes": ["rt"]}}, r"evaluate\.settings names fs1, but distill\.recipes has no fs1"),
         ({"distill": {"teachers": []}}, r"distill\.teachers: .*at least 1 item"),
         ({"finetune": {"students": ["a", "a"]}}, r"a is named more than once"),
@@ -70,6 +81,13 @@ def test_bad_values(tmp_path: Path, fields: dict[str, object], message: str) -> 
         load_study(write(tmp_path, **fields))
     assert "study.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_judge_may_be_named_by_its_alias_alone(tmp_path: Path) -> None:
+    judges: list[object] = ["a", {"model": "a", "question": "grade", "examples": True, "retries": 0}]
+    plain, full = load_study(write(tmp_path, evaluate={"judges": judges})).evaluate.judges
+    assert (plain.model, plain.question, plain.examples, plain.retries) == ("a", "contains", False, 2)
+    assert (full.model, full.question, full.examples, full.retries) == ("a", "grade", True, 0)
 
 
 def test_a_missing_file_names_the_shipped_studies(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def test_results_are_narrow_and_grouped_by_run(landed: tuple[Store, Any]) -> Non
 def test_a_studys_units_are_found_along_the_keys_they_name(landed: tuple[Store, Any]) -> None:
     store, made = landed
     units = {unit["unit_key"]: unit for unit in queries.units_of_study(store, STUDY)}
-    expected = {f"{kind}-{run}" for kind in ("traces", "predictions") for run in made.runs} | {"verdicts-judge-1"}
+    expected = {f"{kind}-{run}" for kind in ("traces", "predictions") for run in made.runs}
+    expected |= {"verdicts-judge-1", "verdicts-judge-2"}
     expected |= {f"{kind}-{recipe}" for kind in ("traces", "unit", "student") for recipe in ("rt", "fs1")}
     assert set(units) == expected
     assert units["traces-run-0"]["versions"]["torch"] == "2.13.0"
@@ -88,9 +90,66 @@ def test_a_unit_is_reused_where_an_earlier_study_has_it(tmp_path: Path) -> None:
     store = Store(tmp_path / "made.duckdb")
     made_study.make(store, questions=2, samples=1)
     runs = store.query("SELECT * FROM study_runs WHERE run_key = 'run-0'")
-    store.land({"study_runs": [{**runs[0], "study_key": "older"}]})
+    judge = {"study_key": "older", "position": 0, "judge": "judge-2", "model": "m", "question": "grade"}
+    store.land({"study_runs": [{**runs[0], "study_key": "older"}], "study_judges": [judge]})
     reused = {unit["unit_key"] for unit in queries.units_of_study(store, STUDY) if unit["reused"]}
-    assert reused == {"traces-run-0", "predictions-run-0", "verdicts-judge-1"}
+    assert reused == {"traces-run-0", "predictions-run-0", "verdicts-judge-2"}
+
+
+def test_ballots_count_every_trace_with_what_each_judge_said_of_it(landed: tuple[Store, Any]) -> None:
+    store, made = landed
+    expected: Counter[tuple[Any, ...]] = Counter()
+    for fact in made.facts:
+        there = fact.vote is not None
+        said = (None if fact.judged is None else ("incorrect", "correct")[fact.judged], fact.graded) if there else None
+        expected[fact.run, fact.budget, there, fact.how == "refused", fact.correct, said] += 1
+    rows = queries.ballot_rows(store, STUDY)
+    found: Counter[tuple[Any, ...]] = Counter()
+    for row in rows:
+        said = (row["said"][0], row["said"][1]) if row["said"] else None
+        found[row["run_key"], row["budget"], row["answered"], row["refused"], row["matched"], said] += row["n"]
+    assert found == expected
+    assert len(rows) == len(found), "a combination is counted in two rows"
+
+
+def test_the_view_for_people_says_the_same_of_each_trace(landed: tuple[Store, Any]) -> None:
+    store, made = landed
+    rows = store.query("SELECT * FROM judgements WHERE study_key = ? AND position = 1", [STUDY])
+    grades = Counter("not_attempted" if f.how == "refused" else f.graded if f.vote else "incorrect" for f in made.facts)
+    assert Counter(row["grade"] for row in rows) == grades
+    assert sum(row["invalid"] for row in rows) == sum(f.vote is not None and f.graded is None for f in made.facts)
+
+
+def test_a_judge_is_told_by_its_distinct_verdicts(landed: tuple[Store, Any]) -> None:
+    store, made = landed
+    pairs = {(f.question, f.vote): f for f in made.facts if f.vote is not None}.values()
+    tries = [made_study.attempts("judge-2", f.question, f.graded) for f in pairs]
+    first, second = queries.judge_rows(store, STUDY)
+    assert (first["judge"], first["question"], first["cost"]) == ("judge-1", "contains", None)
+    assert second == {
+        "position": 1,
+        "judge": "judge-2",
+        "model": "judge-model-2",
+        "question": "grade",
+        "pairs": len(pairs),
+        "verdicts": len(pairs),
+        "calls": sum(tries),
+        "retried": sum(n > 1 for n in tries),
+        "invalid": sum(f.graded is None for f in pairs),
+        "not_attempted": sum(f.graded == "not_attempted" for f in pairs),
+        "cost": 0.25 * len(pairs),
+    }
+
+
+def test_a_study_without_judges_has_neither(tmp_path: Path) -> None:
+    store = Store(tmp_path / "made.duckdb")
+    made = made_study.make(store, questions=2, samples=1)
+    with store.connection() as db:
+        db.execute("DELETE FROM study_judges")
+    assert queries.judge_rows(store, STUDY) == []
+    rows = queries.ballot_rows(store, STUDY)
+    assert sum(row["n"] for row in rows) == len(made.facts)
+    assert all(row["said"] == {} for row in rows)
 
 
 def test_training_is_told_by_student(store: Store) -> None:
