@@ -20,6 +20,7 @@ from rich.console import Console
 
 from flows.kg_commands import kg_app
 from flows.kg_paths import kg_paths
+from flows.model_commands import models_app
 from flows.printing import Shape, console, print_rows
 from flows.server import prepare_environment
 from store.home import Home
@@ -37,6 +38,7 @@ db_app = typer.Typer(no_args_is_help=True, help="Look into the results database.
 app.add_typer(study_app, name="study")
 app.add_typer(db_app, name="db")
 app.add_typer(kg_app, name="kg")
+app.add_typer(models_app, name="models")
 kg_app.command("paths")(kg_paths)
 errors = Console(stderr=True)
 
@@ -90,7 +92,9 @@ def study_plan(
     if shape is Shape.TABLE:
         missing = sum(row["state"] != "done" for row in rows)
         tokens = sum(row["tokens"] or 0 for row in rows)
-        console.print(f"{len(rows)} units, {missing} to do, at most {tokens:,} tokens to generate.")
+        cost = sum(row.get("cost") or 0.0 for row in rows)
+        priced = f" (those of models with prices: ${cost:,.2f})" if cost else ""
+        console.print(f"{len(rows)} units, {missing} to do, at most {tokens:,} tokens to generate{priced}.")
 
 
 @app.command()

@@ -68,8 +68,7 @@ class TestBadInput:
             ({"evaluate": {"datasets": [{"dataset": "squad"}]}}, "dataset 'squad': unknown"),
             ({"evaluate": {"datasets": [{"dataset": "starter", "split": "dev"}]}}, "no question in split 'dev'"),
             ({"distill": {"teachers": ["smollm2-136m"]}}, "did you mean smollm2-360m or smollm2-135m"),
-            ({"finetune": {"students": ["qwen2.5-0.5b"]}}, "set the commit hash"),
-            ({"evaluate": {"judge": "nobody"}}, "model 'nobody' is not in"),
+            ({"evaluate": {"judges": ["nobody"]}}, "model 'nobody' is not in"),
             ({"registry": "/nowhere/models.yaml"}, "registry /nowhere/models.yaml cannot be read"),
         ],
     )
@@ -78,21 +77,26 @@ class TestBadInput:
         assert done.returncode == 2
         assert message in one_error(done)
 
-    def test_a_missing_weights_folder(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [("./weights", "{tmp_path}/weights"), ("org/name", "set the commit hash (40 hex digits)")],
+        ids=["a missing folder", "no commit"],
+    )
+    def test_a_model_that_cannot_be_had(self, tmp_path: Path, source: str, message: str) -> None:
         registry = tmp_path / "models.yaml"
-        entry = {"alias": "mine", "source": "./weights", "context_length": 512, "parameters": 1}
+        entry = {"alias": "mine", "source": source, "context_length": 512, "parameters": 1}
         registry.write_text(yaml.safe_dump({"models": [entry]}), encoding="utf-8")
         study = demo(
             tmp_path,
             registry=str(registry),
             distill={"teachers": ["mine"]},
             finetune={"students": ["mine"]},
-            evaluate={"judge": None},
+            evaluate={"judges": []},
         )
         done = call(tmp_path / "home", "study", "run", str(study))
         assert done.returncode == 2
         assert "'mine'" in one_error(done)
-        assert str(tmp_path / "weights") in done.stderr
+        assert message.format(tmp_path=tmp_path) in " ".join(done.stderr.split())
 
     def test_an_empty_dataset(self, tmp_path: Path) -> None:
         (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
@@ -167,4 +171,4 @@ def test_a_plan_of_an_empty_store_counts_everything(tmp_path: Path) -> None:
     assert done.returncode == 0
     states = [line.split(",")[1] for line in done.stdout.splitlines()[1:]]
     assert set(states) == {"missing", "waits"}
-    assert len(states) == 1 + 2 + 2 + 2 + 4 + 1
+    assert len(states) == 1 + 2 + 2 + 2 + 4 + 2
