@@ -6,7 +6,7 @@ STUDY ?= deployments/studies/demo.yaml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vllm test test-slow lint types ui clean clean-all install install-vllm install-encoder bench-kg
+.PHONY: help demo demo-vllm test test-slow lint types ui clean clean-all install install-vllm install-encoder bench-kg bench-models
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,11 @@ install-encoder: $(VENV)/.encoder ## Install the sentence encoder that compares 
 
 bench-kg: $(VENV)/.dev ## Path retrieval against the naive design and an exact search; needs the benchmark data
 	$(BIN)/python -m bench.kg --check
+
+bench-models: $(VENV)/.dev $(VENV)/.vllm ## Generation against the raw engines, the ladder against independent runs, judge calls a trace
+	$(BIN)/python -m bench.generation --check
+	$(BIN)/python -m bench.budgets --check
+	$(BIN)/python -m bench.judge --check
 
 clean: ## Remove what studies and tools made here (the store, reports, caches); keeps .venv
 	rm -rf .factscale .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
