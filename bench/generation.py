@@ -159,6 +159,7 @@ def pipeline(order: TracesOrder, home: Home) -> Measured:
             super().__exit__(*error)
             Timed.aside += time.perf_counter() - started
 
+    home.store.query("SELECT 1")  # a database is made once, not for every unit
     with patch.object(traces, "ModelSession", Timed):
         started, cpu = time.perf_counter(), time.process_time()
         done = land_traces(order, home)

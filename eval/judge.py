@@ -10,7 +10,9 @@ A reply that could be read in two ways is no verdict: it is asked for again, and
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 
 from store.types import Grade, JudgeQuestion, Verdict, digest
 
@@ -115,3 +117,7 @@ def _grade(mark: re.Match[str]) -> Grade:
     if word in _LETTERS:
         return _LETTERS[word]
     return "correct" if word == "CORRECT" else "incorrect" if word == "INCORRECT" else "not_attempted"
+
+
+# A changed reader gives other verdicts: the version is part of the name that verdicts are kept under.
+VERDICT_VERSION = digest(inspect.getsource(sys.modules[__name__]))

@@ -29,7 +29,14 @@ __all__ = ["ReportData", "duration", "markdown_summary", "render_report", "table
 REPORT_VERSION = "3"
 Row = Mapping[str, Any]
 Item = TypeVar("Item", Cell, Comparison, Group)
-_DETAILS = ("engine", "dtype", "device", "training_set", "weights")  # what units tell of themselves beside versions
+_DETAILS = (
+    "engine",
+    "engine_version",
+    "dtype",
+    "device",
+    "training_set",
+    "weights",
+)  # what units tell of themselves beside versions
 
 
 @dataclass(frozen=True)
@@ -160,8 +167,10 @@ def _breakdown(summary: Summary, by: str) -> tuple[tuple[str, ...], list[tuple[t
 
 def _unit_table(units: Sequence[Row]) -> dict[str, Any]:
     fields = ("seconds", "row_count", "prompt_tokens", "cached_tokens", "generated_tokens")
+    costs = [unit["cost"] for unit in units if unit["cost"] is not None]
     return {
         "rows": units,
+        "cost": sum(costs) if costs else None,
         "totals": {field: sum(unit[field] for unit in units) for field in fields},
         "reused": sum(bool(unit["reused"]) for unit in units),
         "hosts": sorted({str(unit["host"]) for unit in units}),

@@ -35,9 +35,12 @@ def evaluate(parameters: Evaluate) -> str:
 
 
 def study_key(parameters: Evaluate, runs: Sequence[RunOrder], judges: Sequence[JudgeOrder]) -> str:
-    """Key of a study: all that it asks for, and the units that it came to (they change with their students and judges)."""
+    """Key of a study: all that it asks for (how its models are run is no part of it), and the units that it came to,
+    which change with their students and judges."""
     readings = sorted(run.predictions.key for run in runs)
-    return digest([parameters.model_dump(mode="json"), readings, [judge.spec.judge for judge in judges]])
+    return digest(
+        [parameters.model_dump(mode="json", exclude={"generation"}), readings, [judge.spec.judge for judge in judges]]
+    )
 
 
 def _register(orders: Orders, parameters: Evaluate, runs: Sequence[RunOrder], judges: Sequence[JudgeOrder]) -> str:

@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
 from flows.parameters import (
     Distill,
     Distillation,
@@ -381,6 +379,7 @@ class Orders:
             thought_key=spec.thought.key,
             answer_key=spec.answer.key,
             samples=spec.samples,
+            budgets=spec.budgets,
             questions=questions,
         )
         return traces, order
@@ -421,16 +420,12 @@ def _server(serving: Serving, entry: ModelEntry) -> Server:
     """Where the study says that a model is served. Raises InputError for one that is behind an API already."""
     if entry.source == HOSTED:
         raise InputError(f"generation.servers: model {entry.alias!r} is behind an API of its own; leave it out")
-    try:
-        return Server(
-            url=serving.url,
-            model=serving.served_as or (entry.alias if entry.folder or entry.source == EMBEDDED else entry.source),
-            key_variable=serving.key_variable,
-            in_flight=serving.in_flight,
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"generation.servers: {entry.alias}: {first['loc'][0]}: {first['msg']}") from error
+    return Server(
+        url=serving.url,
+        model=serving.served_as or (entry.alias if entry.folder or entry.source == EMBEDDED else entry.source),
+        key_variable=serving.key_variable,
+        in_flight=serving.in_flight,
+    )
 
 
 def _as(parameters: Retrieve, kind: type[P]) -> P:

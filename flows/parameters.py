@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from models.budgets import Extension
+from models.engines.base import KEY_VARIABLE, plain_url
 from models.finetune import Hyperparameters
 from store.types import Frozen, InputError, JudgeQuestion, Recipe, Sampling, Setting, Split
 from tasks.traces import Run
@@ -150,8 +151,15 @@ class Serving(Frozen):
     model: Alias
     url: str = Field(description="The base of an OpenAI-compatible API: http://127.0.0.1:8000/v1 of `vllm serve`")
     served_as: str | None = Field(default=None, description="The server's name for the model; empty: its hub id")
-    key_variable: str | None = Field(default=None, description="The environment variable that holds the server's key")
+    key_variable: str | None = Field(
+        default=None, pattern=KEY_VARIABLE, description="The environment variable that holds the server's key"
+    )
     in_flight: int = Field(default=64, ge=1, le=4096, description="Requests open at a time")
+
+    @field_validator("url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        return plain_url(url)
 
 
 class Generation(Run):
@@ -339,7 +347,9 @@ def _first_errors(error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_url=False):
         field = ".".join(str(part) for part in item["loc"]) or "study"
-        shown = "" if isinstance(item["input"], dict | Frozen) else f" (got {item['input']!r})"
+        # What stands in a server's field by mistake may be a key.
+        hidden = isinstance(item["input"], dict | Frozen) or "servers" in item["loc"]
+        shown = "" if hidden else f" (got {item['input']!r})"
         mend = "unknown field: remove it or mend its spelling" if item["type"] == "extra_forbidden" else item["msg"]
         lines.append(f"{field}: {mend.removeprefix('Value error, ')}{shown}")
     return "; ".join(lines)

@@ -43,11 +43,22 @@ def check(study: Study, home: Home) -> None:
             raise InputError(
                 f"finetune.students: model {alias!r} is only behind an API and cannot be trained; name it in evaluate.baselines"
             )
+    _check_servers(study)
     _ = orders.retrieval
     if orders.source.url is not None:
         orders.source.remote()
     for questions in (study.train, *study.retrieve.datasets, *study.evaluate.datasets):
         load_questions(questions.dataset, questions.split, questions.limit, questions.path)
+
+
+def _check_servers(study: Study) -> None:
+    """A server of a model that the study does not ask would be passed over in silence."""
+    asked = {*study.distill.teachers, *study.finetune.students, *study.evaluate.baselines, *_judges(study)}
+    for serving in study.generation.servers:
+        if serving.model not in asked:
+            raise InputError(
+                f"generation.servers: the study asks no model {serving.model!r}; it asks {', '.join(sorted(asked))}"
+            )
 
 
 def check_keys(study: Study, home: Home, only: str | None = None) -> None:
@@ -82,7 +93,10 @@ def status_rows(store: Store) -> tuple[list[Row], list[Row]]:
     )
     units = store.query(
         "SELECT kind, count(*) AS units, sum(row_count)::BIGINT AS rows, sum(seconds) AS seconds, "
-        "sum(generated_tokens)::BIGINT AS tokens, sum(cost) AS cost, max(landed_at) AS last "
+        # Units share traces and verdicts: what these took is told by their rows.
+        "CASE kind WHEN 'verdicts' THEN (SELECT sum(generated_tokens) FROM verdicts) WHEN 'traces' THEN NULL "
+        "ELSE sum(generated_tokens) END::BIGINT AS tokens, "
+        "CASE kind WHEN 'verdicts' THEN (SELECT sum(cost) FROM verdicts) END AS cost, max(landed_at) AS last "
         "FROM units GROUP BY kind ORDER BY max(landed_at)"
     )
     landed = store.query(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.engines.base import Engine, Finish, GenerationLog, Request
 from models.formats import Format, bind, decode, render_prompt
 from store.types import Message, Sampling
+
+log = logging.getLogger(__name__)
 
 
 class Ask(NamedTuple):
@@ -38,6 +41,7 @@ class Asker:
         self._engine, self._format, self._max_tokens, self._log = engine, fmt, max_tokens, generation_log
         self._close = bind(fmt, engine.tokenizer).close
         self._stream = engine.stream(sampling, engine.eos_token_ids)
+        self._unasked: list[Reply] = []
 
     @property
     def hungry(self) -> bool:
@@ -45,14 +49,24 @@ class Asker:
         return self._stream.hungry
 
     def add(self, asks: Sequence[Ask]) -> None:
-        """Take more questions. Raises InputError for one that does not fit the context."""
-        requests = [Request(ask.id, self._prompt(ask), self._max_tokens, ask.seed) for ask in asks]
+        """Take more questions. One that does not fit the context gets an empty reply, which counts as cut, and a warning."""
+        requests = []
+        for ask in asks:
+            prompt = self._prompt(ask)
+            if len(prompt) + self._max_tokens > self._engine.context_length:
+                log.warning("%s: %d prompt tokens leave no room in the context", ask.id, len(prompt))
+                self._unasked.append(Reply(ask.id, "", "length", 0, 0, 0))
+            else:
+                requests.append(Request(ask.id, prompt, self._max_tokens, ask.seed))
         if requests:
             self._log.started("text", [request.id for request in requests], self._max_tokens)
             self._stream.add(requests)
 
     def wait(self) -> list[Reply]:
         """Work until at least one reply is there; empty if none is on its way."""
+        if self._unasked:
+            unasked, self._unasked = self._unasked, []
+            return unasked
         done = self._stream.wait()
         if done:
             self._log.ended([one.id for one in done], sum(one.generated for one in done))

@@ -76,7 +76,6 @@ class FormatIds:
     what follows a thought that ended by its marker, since generated ids leave the marker out."""
 
     format: Format
-    open: tuple[int, ...]
     close: tuple[int, ...]
     close_after_marker: tuple[int, ...]
     forced: tuple[int, ...]
@@ -117,7 +116,6 @@ def bind(form: Format, tokenizer: Any) -> FormatIds:
     after = form.think_close if form.marker is None else form.think_close[form.think_close.index(form.marker) :]
     return FormatIds(
         format=form,
-        open=encode(tokenizer, form.think_open),
         close=encode(tokenizer, form.think_close),
         close_after_marker=encode(tokenizer, after),
         forced=encode(tokenizer, form.forced_answer),

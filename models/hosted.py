@@ -117,7 +117,9 @@ class HostedAsker:
     def __init__(
         self, engine: ChatEngine, fmt: Format, sampling: Sampling, max_tokens: int, generation_log: GenerationLog
     ) -> None:
-        thinks = fmt.name == "tags" or engine.server.reasoning_effort is not None
+        # Models that take no temperature think, whether they show it or not.
+        server = engine.server
+        thinks = fmt.name == "tags" or server.reasoning_effort is not None or not server.takes_sampling
         self._limit = max_tokens + ROOM_TO_THINK if thinks else max_tokens
         self._log = generation_log
         self._stream = engine.stream(sampling)

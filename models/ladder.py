@@ -90,12 +90,16 @@ def run_ladder(
 
 
 class _Part(NamedTuple):
-    """A prefix of a thought, the budgets that share it, and the request for its answer (None: it needs none)."""
+    """A prefix of a thought, the budgets that share it, and the request for its answer.
+
+    None: it needs none, since it holds its answer (``complete``), or the context has no room for one.
+    """
 
     prefix: Prefix
     budgets: tuple[int | None, ...]
     forced: bool
     request: Request | None
+    complete: bool = False
 
 
 class _Row:
@@ -151,7 +155,7 @@ class Ladder:
                 rows.append(row)
             elif (room := self._room(row.prompt)) < 1:
                 log.warning("%s: %d prompt tokens leave no room in the context", job.thought_id, len(row.prompt))
-                row.thought = Thought((), "", "length", len(row.prompt))
+                row.thought = Thought((), "", "length", 0)
                 rows.append(row)
             else:
                 self._thinking[job.thought_id] = row
@@ -221,10 +225,11 @@ class Ladder:
         if ended != "length":
             row.stops.append(Stop(position, ended))
             if plan.puts_off(plan.extended_to, len(row.stops) - 1, position):
-                words = self._words[: plan.extended_to - position]
+                reach = min(plan.extended_to, self._room(row.prompt))
+                words = self._words[: max(0, reach - position)]
                 row.thinking += words
                 row.injected += len(words)
-                left = min(plan.extended_to, self._room(row.prompt)) - len(row.thinking)
+                left = reach - len(row.thinking)
                 if left >= 1:
                     seed = extension_seed(row.job.seed, position)
                     identity = f"{row.job.thought_id}+{len(row.stops)}"
@@ -263,14 +268,18 @@ class Ladder:
         closed = used.ended == "marker"
         # A plain response that ended without a box is asked for its final answer in a second stage (Kojima et al. 2022).
         if ids.format.self_contained and used.ended == "eos" and boxed(decode_prefix(self._engine, thought, used)):
-            return _Part(used, budgets, False, None)
-        if self._room(row.prompt) < 1:
-            return _Part(used, budgets, False, None)
+            return _Part(used, budgets, False, None, complete=True)
         tail = ids.close_after_marker if closed else ids.close + ids.forced
+        text = (*row.prompt, *thought.token_ids[: used.length], *tail)
+        # A thought that landed under another limit may leave less room than the plan asks for.
+        left = self._engine.context_length - len(text)
+        if left < 1:
+            log.warning("%s: the context has no room for an answer", row.job.thought_id)
+            return _Part(used, budgets, False, None)
         request = Request(
             id=f"{row.job.thought_id}/{used.length}{'cut' if used.cut else ''}",
-            token_ids=(*row.prompt, *thought.token_ids[: used.length], *tail),
-            max_tokens=self._plan.max_answer_tokens,
+            token_ids=text,
+            max_tokens=min(self._plan.max_answer_tokens, left),
             seed=answer_seed(row.job.seed, used.length),
             stem=len(row.prompt),
         )
@@ -291,8 +300,8 @@ class Ladder:
         completion = None if part.request is None else done[part.request.id]
         for i, budget in enumerate(part.budgets):
             if completion is None:
-                text = "" if used.cut else thought.text[:chars]
-                finish: Finish = "length" if used.cut else "stop"
+                text = thought.text[:chars] if part.complete else ""
+                finish: Finish = "stop" if part.complete else "length"
                 yield BudgetAnswer(
                     budget, used.length, chars, used.cut, False, (), text, 0, i > 0, finish, 0, 0, used.extensions
                 )

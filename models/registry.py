@@ -14,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -219,20 +220,22 @@ def _wrong(error: ValidationError) -> str:
 
 
 def model_key(entry: ModelEntry, cache: Path) -> str:
-    """What identifies a model in every cache key; downloads nothing.
+    """What identifies the weights; downloads nothing.
 
     In it: the embedded model's file hash and converter version; a hub model's id and commit; of a folder the content of all
-    weights, configuration and tokenizer files, and of code that is trusted; of a hosted model the host, its name there
-    and its reasoning effort; the adapter's content; chat template and stop tokens where the entry gives them. Left out:
-    alias, format, sampling (keys of their own name them where they matter), engine, server, prices (where and how it is
-    computed, not what).
+    weights, configuration and tokenizer files, and of code that is trusted; of a hosted model the host and path, its name
+    there, its reasoning effort and whether it takes sampling; the adapter's content; chat template and stop tokens where
+    the entry gives them. Left out: alias, format, sampling (keys of their own name them where they matter), engine,
+    server, prices (where and how it is computed, not what).
 
     Raises:
         InputError: a hub model without a commit hash, a folder that holds no model, a chat template that cannot be read.
     """
     if entry.source == HOSTED and entry.server is not None:
-        effort = entry.server.reasoning_effort
-        return f"hosted:{entry.server.host}/{entry.server.model}" + (f"+effort:{effort}" if effort else "")
+        server = entry.server
+        key = f"hosted:{server.host}{urlsplit(server.url).path.removesuffix('/v1')}/{server.model}"
+        key += f"+effort:{server.reasoning_effort}" if server.reasoning_effort else ""
+        return key if server.takes_sampling else f"{key}+unsampled"
     if entry.source == EMBEDDED:
         key = embedded_key()
     elif entry.folder is not None:

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 GROUP_SECONDS = 5.0
 """What has ended is handed over after so long at most, even if it is little: what a kill can lose is also a matter of time."""
 
+_LOOK_SECONDS = 2.0
+
 # The parent-death signal is tied to the thread that started the child, so that one which outlives every caller does it.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model-session")
 
@@ -60,6 +62,11 @@ class SessionInfo(NamedTuple):
     context_length: int
     rows: int
     pid: int
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What a unit's row says of how it was made."""
+        return {"engine": self.engine, "engine_version": self.version, "dtype": self.dtype, "device": self.device}
 
 
 class Inspection(NamedTuple):
@@ -103,6 +110,7 @@ class ModelSession:
         self._connection: Connection[Any, Any] | None = None
         self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._reader: threading.Thread | None = None
+        self._failure: Exception | None = None
         self._info: SessionInfo | None = None
 
     @property
@@ -174,6 +182,7 @@ class ModelSession:
         size = window or 2 * self.info.rows
         waiting = iter(jobs)
         self._send(name, *arguments)
+        self._failure = None
         try:
             working = self._feed(waiting, size, kept=0)
             while working:
@@ -182,8 +191,11 @@ class ModelSession:
                 working += self._feed(waiting, len(group), kept=len(group)) - len(group)
             while self._receive() is not None:  # the child says that it has ended the call
                 pass
-        except GeneratorExit:  # the child is in the middle of its work and would answer the next call with its rest
-            self._end(kill=True)
+        except BaseException as error:
+            if (
+                error is not self._failure
+            ):  # the child is in the middle of its work and would answer the next call with its rest
+                self._end(kill=True)
             raise
 
     def _feed(self, waiting: Iterator[Any], size: int, kept: int) -> int:
@@ -194,6 +206,8 @@ class ModelSession:
 
     def _group(self, working: int, size: int) -> list[Any]:
         """The next outcomes: ``size`` of them, or what there is after a while, but at least one."""
+        if self._failure is not None:
+            raise self._failure
         group: list[Any] = []
         while not group:
             group += self._receive()
@@ -202,6 +216,8 @@ class ModelSession:
             try:
                 more = self._receive(max(0.0, until - time.monotonic()))
             except queue.Empty:
+                break
+            except (InputError, RunError):  # it is raised after what had ended before it is kept
                 break
             if not more:  # the child has too little to do until these are kept
                 break
@@ -220,14 +236,29 @@ class ModelSession:
         """The child's next message; its exceptions are raised here. Raises queue.Empty after ``timeout`` seconds."""
         if self._connection is None:
             raise RunError("the model session is not open")
-        message = self._messages.get(timeout=timeout)
+        message = self._message(timeout)
         if message is None:
             self._messages.put(None)  # it stays dead
-            raise self._death()
+            self._failure = self._death()
+            raise self._failure
         kind, value = message
         if kind == "error":
+            self._failure = value
             raise value
         return value
+
+    def _message(self, timeout: float | None) -> Any:
+        """The next message, None from a dead child. A process of its own that outlives it may hold its end open: so it is
+        looked after, too."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _LOOK_SECONDS if until is None else min(_LOOK_SECONDS, until - time.monotonic())
+            with contextlib.suppress(queue.Empty):
+                return self._messages.get(timeout=max(0.0, left))
+            if until is not None and time.monotonic() >= until:
+                raise queue.Empty
+            if self._process is not None and self._process.poll() is not None and self._messages.empty():
+                return None
 
     def _death(self) -> RunError:
         """How the child died, in words."""
@@ -255,12 +286,14 @@ class ModelSession:
             with socket.socket(fileno=os.dup(connection.fileno())) as half, contextlib.suppress(OSError):
                 half.shutdown(socket.SHUT_WR)
         if process is not None:
-            if kill:
-                process.kill()
             try:
-                process.wait(30)
+                if not kill:
+                    process.wait(30)
             except subprocess.TimeoutExpired:
-                process.kill()
+                kill = True
+            if kill:  # it leads a session: its own workers go with it
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if reader is not None:
             reader.join()
@@ -360,8 +393,11 @@ class _Child:
             while unkept:  # what it says of the last groups
                 _, (_, kept) = self._connection.recv()
                 unkept -= kept
-        finally:
-            work.close()
+        except BaseException:
+            with contextlib.suppress(Exception):  # a broken engine may not even close; the first error says why
+                work.close()
+            raise
+        work.close()
 
     def serve(self) -> None:
         """Answer calls until the parent closes its end."""

@@ -145,7 +145,7 @@ def land_traces(order: TracesOrder, home: Home) -> dict[str, Any]:
     with progress(order.name, missing.total, missing.done) as meter:
 
         def generate(session: ModelSession) -> None:
-            details.update(engine=session.info.engine, dtype=session.info.dtype, device=session.info.device)
+            details.update(session.info.details)
             jobs = missing_rows(store, spec, order.asked).jobs
             for outcomes in session.run_ladder(jobs, _plan(spec), order.run.chunk):
                 made = landing.land(outcomes)
@@ -256,7 +256,8 @@ class _Landing:
             tokens += self._add_traces(tables, shared, row, outcome)
         self._store.land(tables)
         self.tokens += tokens
-        cost = sum(row["cost"] or 0.0 for name in ("thoughts", "traces") for row in tables[name])
+        spent = [*tables["thoughts"], *(row for row in tables["traces"] if not row["shared"])]
+        cost = sum(row["cost"] or 0.0 for row in spent)
         return _Made(len(tables["traces"]), tokens, cost)
 
     def _cost(self, prompt: int, cached: int, generated: int) -> float | None:
@@ -287,7 +288,6 @@ class _Landing:
         tokens = 0
         for answer in outcome.answers:
             spent = 0 if answer.shared else answer.answer_tokens
-            cost = 0.0 if answer.shared else self._cost(answer.prompt_tokens, answer.cached_tokens, spent)
             tables["traces"].append(
                 {
                     **shared,
@@ -305,7 +305,7 @@ class _Landing:
                     "cached_tokens": answer.cached_tokens,
                     "self_contained": self._self_contained,
                     "extensions": answer.extensions,
-                    "cost": None if self._prices is None else cost,
+                    "cost": self._cost(answer.prompt_tokens, answer.cached_tokens, answer.answer_tokens),
                 }
             )
             tables["trace_texts"].append(
@@ -332,8 +332,11 @@ def _totals(store: Store, rows: Sequence[Wanted]) -> dict[str, Any]:
     )[0]
     answers = store.query_for(
         [trace for row in rows for trace in row.traces.values()],
-        f"SELECT coalesce(sum(answer_tokens), 0)::BIGINT AS made, {sums} FROM traces "  # noqa: S608
-        "SEMI JOIN wanted_ids ON wanted = trace_id WHERE NOT shared",
+        # Budgets that share a prefix share its answer, whichever of them is in this unit.
+        f"SELECT coalesce(sum(answer_tokens), 0)::BIGINT AS made, {sums} FROM ("  # noqa: S608
+        "SELECT any_value(answer_tokens) AS answer_tokens, any_value(prompt_tokens) AS prompt_tokens, "
+        "any_value(cached_tokens) AS cached_tokens, any_value(cost) AS cost FROM traces "
+        "SEMI JOIN wanted_ids ON wanted = trace_id GROUP BY thought_id, thinking_tokens, cut)",
     )[0]
     costs = [found["cost"] for found in (thoughts, answers) if found["cost"] is not None]
     return {

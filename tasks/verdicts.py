@@ -8,13 +8,13 @@ cut asks only for those that are missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from prefect import task
 
 from eval.answers import PARSER_VERSION, extract
-from eval.judge import parse_verdict, prediction_key
+from eval.judge import VERDICT_VERSION, parse_verdict, prediction_key
 from eval.matching import MATCHER_VERSION, Matcher, answer_class
 from models.asking import Ask, Reply
 from models.prompts import judge_again, judge_prompt
@@ -33,7 +33,7 @@ _TAIL_RULE = "the last words count where thought and answer both ended"
 # Another rule reads other predictions out of the same texts, so it is part of the parser's name.
 PARSER = f"boxed@{digest([PARSER_VERSION, _TAIL_RULE], 12)}"
 MATCHER = f"match@{MATCHER_VERSION[:12]}"
-_REPLY_TOKENS = 8  # a mark, and a little room to see that it stands alone
+REPLY_TOKENS = 8  # a mark, and a little room to see that it stands alone
 _FIRST = Sampling()
 _AGAIN = Sampling(temperature=0.6)  # the same tokens once more would be the same reply
 _BLOCK = 2048  # pairs whose invalid replies wait together to be asked again: what a kill can lose of paid replies
@@ -48,6 +48,7 @@ class PredictionsOrder(Frozen):
     thought_key: str
     answer_key: str
     samples: int
+    budgets: tuple[int, ...]
     questions: tuple[Question, ...]
 
     @property
@@ -78,15 +79,16 @@ class JudgeOrder(Frozen):
 
 
 def judge_name(model: ModelChoice, model_key: str, question: JudgeQuestion, examples: bool) -> str:
-    """The judge as verdicts are keyed by: alias, weights, question, and the wording and sampling of both askings.
+    """The judge as verdicts are keyed by: alias, weights, question, the wording and sampling of both askings,
+    and the version of what reads its replies.
 
     How often it may be asked again is not in it: a verdict is the same verdict whichever attempt gave it, and a study
     that allows more attempts shares all that were given. An invalid one stays what it is, too.
     """
     first = judge_prompt(("gold",), "prediction", question, examples=examples)
     wording = [message.model_dump() for message in judge_again(first, "reply", question)]
-    drawn = [_FIRST.model_dump(), _AGAIN.model_dump()]
-    return f"{model.name}@{digest([model_key, model.format, question, wording, drawn], 12)}"
+    drawn = [_FIRST.model_dump(), _AGAIN.model_dump(), REPLY_TOKENS]
+    return f"{model.name}@{digest([model_key, model.format, question, wording, drawn, VERDICT_VERSION], 12)}"
 
 
 @task(name="predictions", **UNIT_OPTIONS)
@@ -147,7 +149,7 @@ def land_verdicts(order: JudgeOrder, home: Home) -> dict[str, int]:
     with progress(order.name, len(pairs), len(pairs) - len(missing)) as meter:
 
         def judge(session: ModelSession) -> None:
-            details.update(engine=session.info.engine, dtype=session.info.dtype, device=session.info.device)
+            details.update(session.info.details)
             still = judging.missing(pairs)
             for start in range(0, len(still), _BLOCK):
                 for landed, tokens, cost in judging.land(session, still[start : start + _BLOCK]):
@@ -155,7 +157,9 @@ def land_verdicts(order: JudgeOrder, home: Home) -> dict[str, int]:
 
         if missing:
             with_model(order.model, order.run, order.key, home, judge)
-    store.land({}, clock.unit("verdicts", order, order.spec, rows=len(pairs), details=details, **judging.spent()))
+    store.land(
+        {}, clock.unit("verdicts", order, order.spec, rows=len(pairs), details=details, **judging.spent(pairs.values()))
+    )
     return {"calls": judging.calls}
 
 
@@ -174,7 +178,9 @@ class _Case(NamedTuple):
     first: tuple[Message, ...]
     messages: tuple[Message, ...]
     attempts: int = 0
-    cost: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
     reply: str = ""
 
     @property
@@ -184,12 +190,11 @@ class _Case(NamedTuple):
 
 
 class _Judging:
-    """One judge at work: asks, asks again, lands; and counts the calls made by this process."""
+    """One judge at work: asks, asks again, lands; ``calls`` are those made by this process."""
 
     def __init__(self, order: JudgeOrder, store: Store) -> None:
         self._order, self._store, self._prices = order, store, order.model.prices
-        self.calls = self._prompt = self._cached = self._generated = 0
-        self._cost = 0.0
+        self.calls = 0
 
     def missing(self, pairs: dict[tuple[str, str], _Pair]) -> list[_Pair]:
         """The pairs without a verdict, those of one gold answer together: their prompts begin alike."""
@@ -209,8 +214,7 @@ class _Judging:
             asked = {ask.id: case for ask, case in zip(asks, cases, strict=True)}
             cases = []
             sampling = _AGAIN if attempt else _FIRST
-            for replies in session.ask(asks, sampling, _REPLY_TOKENS, order.run.chunk):
-                before = self._generated, self._cost
+            for replies in session.ask(asks, sampling, REPLY_TOKENS, order.run.chunk):
                 rows = []
                 for reply in replies:
                     case = self._heard(asked[reply.id], reply)
@@ -220,29 +224,35 @@ class _Judging:
                     else:
                         rows.append(self._row(case, verdict))
                 self._store.land({"verdicts": rows})
-                yield len(rows), self._generated - before[0], self._cost - before[1]
+                spent = [self._cost(reply.prompt_tokens, reply.cached_tokens, reply.generated) for reply in replies]
+                yield len(rows), sum(reply.generated for reply in replies), sum(cost or 0.0 for cost in spent)
             if not cases:
                 break
 
-    def spent(self) -> dict[str, Any]:
-        """Tokens and cost of the calls."""
-        return {
-            "prompt_tokens": self._prompt,
-            "cached_tokens": self._cached,
-            "generated_tokens": self._generated,
-            "cost": None if self._prices is None else self._cost,
-        }
+    def spent(self, pairs: Iterable[_Pair]) -> dict[str, Any]:
+        """Tokens and cost of the verdicts of ``pairs``, whenever they landed."""
+        wanted = {pair.key for pair in pairs}
+        rows = self._store.query(
+            "SELECT gold_key, prediction_key, prompt_tokens, cached_tokens, generated_tokens, cost FROM verdicts "
+            "WHERE judge = ?",
+            [self._order.spec.judge],
+        )
+        mine = [row for row in rows if (row["gold_key"], row["prediction_key"]) in wanted]
+        costs = [row["cost"] for row in mine if row["cost"] is not None]
+        tokens = ("prompt_tokens", "cached_tokens", "generated_tokens")
+        return {**{name: sum(row[name] for row in mine) for name in tokens}, "cost": sum(costs) if costs else None}
+
+    def _cost(self, prompt: int, cached: int, generated: int) -> float | None:
+        return None if self._prices is None else self._prices.cost(prompt, cached, generated)
 
     def _heard(self, case: _Case, reply: Reply) -> _Case:
-        tokens = (reply.prompt_tokens, reply.cached_tokens, reply.generated)
-        cost = 0.0 if self._prices is None else self._prices.cost(*tokens)
         self.calls += 1
-        self._prompt, self._cached = self._prompt + tokens[0], self._cached + tokens[1]
-        self._generated, self._cost = self._generated + tokens[2], self._cost + cost
         return case._replace(
             messages=judge_again(case.first, reply.text, self._order.question),
             attempts=case.attempts + 1,
-            cost=case.cost + cost,
+            prompt_tokens=case.prompt_tokens + reply.prompt_tokens,
+            cached_tokens=case.cached_tokens + reply.cached_tokens,
+            generated_tokens=case.generated_tokens + reply.generated,
             reply=reply.text,
         )
 
@@ -256,7 +266,10 @@ class _Judging:
             "rule": verdict.rule,
             "reply": case.reply,
             "attempts": case.attempts,
-            "cost": None if self._prices is None else case.cost,
+            "prompt_tokens": case.prompt_tokens,
+            "cached_tokens": case.cached_tokens,
+            "generated_tokens": case.generated_tokens,
+            "cost": self._cost(case.prompt_tokens, case.cached_tokens, case.generated_tokens),
         }
 
 
@@ -277,8 +290,9 @@ def _unit_traces(store: Store, order: PredictionsOrder) -> list[dict[str, Any]]:
     rows = store.query(
         "SELECT t.trace_id, t.dataset, t.question_id, t.cut, t.finish, x.answer_text, s.question_key FROM prompt_sets s "
         "JOIN traces t ON t.dataset = s.dataset AND t.question_id = s.question_id AND t.prompt_key = s.prompt_key "
-        "JOIN trace_texts x USING (trace_id) WHERE s.set_key = ? AND t.thought_key = ? AND t.answer_key = ?",
-        [order.prompt_set, order.thought_key, order.answer_key],
+        "JOIN trace_texts x USING (trace_id) WHERE s.set_key = ? AND t.thought_key = ? AND t.answer_key = ? "
+        "AND t.sample < ? AND list_contains(?::INTEGER[], coalesce(t.budget, 0))",
+        [order.prompt_set, order.thought_key, order.answer_key, order.samples, list(order.budgets)],
     )
     wanted = {question_key(q) for q in order.questions}
     return [row for row in rows if row["question_key"] in wanted]
@@ -291,8 +305,8 @@ def _pairs(store: Store, order: PredictionsOrder) -> list[_Pair]:
         "JOIN traces t ON t.dataset = s.dataset AND t.question_id = s.question_id AND t.prompt_key = s.prompt_key "
         "JOIN predictions p ON p.trace_id = t.trace_id AND p.parser = ? "
         "WHERE s.set_key = ? AND t.thought_key = ? AND t.answer_key = ? AND p.prediction_key IS NOT NULL "
-        "GROUP BY q.gold_key, p.prediction_key",
-        [order.spec.parser, order.prompt_set, order.thought_key, order.answer_key],
+        "AND t.sample < ? AND list_contains(?::INTEGER[], coalesce(t.budget, 0)) GROUP BY q.gold_key, p.prediction_key",
+        [order.spec.parser, order.prompt_set, order.thought_key, order.answer_key, order.samples, list(order.budgets)],
     )
     return [_Pair((r["gold_key"], r["prediction_key"]), _gold_forms(r["answers"]), r["prediction"]) for r in rows]
 

@@ -25,6 +25,10 @@ Finish = Literal["stop", "length", "filter"]
 """``filter``: a hosted model's provider withheld the answer."""
 
 
+KEY_VARIABLE = r"^[A-Z][A-Z0-9_]*$"
+"""The name of an environment variable; a key itself does not look so."""
+
+
 class OutOfMemory(RunError):
     """The model does not fit beside ``rows`` rows at once: fewer may do. One row too many is a plain RunError."""
 
@@ -47,7 +51,7 @@ class Server(Frozen):
     url: str = Field(description="Its base, with the version: http://127.0.0.1:8000/v1")
     model: str = Field(min_length=1, description="The name by which the server knows the model")
     api: Literal["completions", "chat"] = "completions"
-    key_variable: str | None = Field(default=None, pattern=r"^[A-Z][A-Z0-9_]*$")
+    key_variable: str | None = Field(default=None, pattern=KEY_VARIABLE)
     in_flight: int = Field(default=64, ge=1, le=4096)
     limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     takes_sampling: bool = Field(default=True, description="False for models that refuse temperature and the like")
@@ -56,17 +60,22 @@ class Server(Frozen):
     @field_validator("url")
     @classmethod
     def _plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if "@" in url or parts.query:
-            raise ValueError("url holds a user, a password or a query: name the key's variable in key_variable instead")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url {url!r} is not an http(s) address such as http://127.0.0.1:8000/v1")
-        return url.rstrip("/")
+        return plain_url(url)
 
     @property
     def host(self) -> str:
         """Host and port, as messages name the server."""
         return urlsplit(self.url).netloc
+
+
+def plain_url(url: str) -> str:
+    """The address of a server, without a slash at its end. Raises ValueError for none, or for one that holds a secret."""
+    parts = urlsplit(url)
+    if "@" in url or parts.query:
+        raise ValueError("url holds a user, a password or a query: name the key's variable in key_variable instead")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"url {url!r} is not an http(s) address such as http://127.0.0.1:8000/v1")
+    return url.rstrip("/")
 
 
 @dataclass(frozen=True)

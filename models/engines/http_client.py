@@ -162,7 +162,7 @@ class Client:
             raise FailedAttempt(f"did not answer within {self.limits.connect:g} s") from None
         except httpx.RequestError as error:
             raise FailedAttempt(words_of(error)) from None
-        if optional and answer.status_code in (404, 405):
+        if optional and answer.status_code in (401, 403, 404, 405):  # a key may be good for chats alone
             return {}
         await self._check(answer)
         return json_object(answer.text)

@@ -26,7 +26,7 @@ from store.types import InputError, RunError, Sampling
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ROWS = {"cpu": 32, "cuda": 128}
+DEFAULT_ROWS = {"cpu": 64, "cuda": 128}
 
 MEMORY_SHARE = 0.5
 """Of the free memory, what keys and values may take. The rest is for logits, attention and what else runs here."""

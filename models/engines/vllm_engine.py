@@ -250,6 +250,8 @@ def _parameters(request: Request, sampling: Sampling, stop_ids: frozenset[int]) 
 
 def _completion(output: Any, prompt_tokens: int) -> Completion:
     first = output.outputs[0]
+    if first.finish_reason not in ("stop", "length"):
+        raise RunError(f"vLLM ended request {output.request_id} by {first.finish_reason!r}")
     ids = tuple(first.token_ids)
     stopped = first.finish_reason == "stop"
     return Completion(

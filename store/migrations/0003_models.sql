@@ -14,6 +14,9 @@ ALTER TABLE traces ADD COLUMN cost DOUBLE;
 
 ALTER TABLE verdicts ADD COLUMN grade VARCHAR;          -- correct, incorrect, not_attempted; NULL: no valid reply
 ALTER TABLE verdicts ADD COLUMN attempts INTEGER DEFAULT 1; -- replies asked for
+ALTER TABLE verdicts ADD COLUMN prompt_tokens INTEGER DEFAULT 0;    -- of all its attempts
+ALTER TABLE verdicts ADD COLUMN cached_tokens INTEGER DEFAULT 0;
+ALTER TABLE verdicts ADD COLUMN generated_tokens INTEGER DEFAULT 0;
 ALTER TABLE verdicts ADD COLUMN cost DOUBLE;
 UPDATE verdicts SET grade = CASE correct WHEN true THEN 'correct' WHEN false THEN 'incorrect' END;
 

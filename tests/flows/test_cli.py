@@ -69,6 +69,7 @@ class TestBadInput:
             ({"evaluate": {"datasets": [{"dataset": "starter", "split": "dev"}]}}, "no question in split 'dev'"),
             ({"distill": {"teachers": ["smollm2-136m"]}}, "did you mean smollm2-360m or smollm2-135m"),
             ({"evaluate": {"judges": ["nobody"]}}, "model 'nobody' is not in"),
+            ({"generation": {"servers": [{"model": "nobody", "url": "http://h/v1"}]}}, "asks no model 'nobody'"),
             ({"registry": "/nowhere/models.yaml"}, "registry /nowhere/models.yaml cannot be read"),
         ],
     )

@@ -83,6 +83,21 @@ def test_bad_values(tmp_path: Path, fields: dict[str, object], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": "http://me:hunter2@h/v1"},
+        {"url": "http://h/v1?key=hunter2"},
+        {"url": "http://h/v1", "key_variable": "hunter2"},
+    ],
+)
+def test_what_may_be_a_key_is_not_repeated(tmp_path: Path, fields: dict[str, str]) -> None:
+    servers = {"servers": [{"model": "a", **fields}]}
+    with pytest.raises(InputError, match=r"generation\.servers\.0\.(url|key_variable): ") as caught:
+        load_study(write(tmp_path, generation=servers))
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_judge_may_be_named_by_its_alias_alone(tmp_path: Path) -> None:
     judges: list[object] = ["a", {"model": "a", "question": "grade", "examples": True, "retries": 0}]
     plain, full = load_study(write(tmp_path, evaluate={"judges": judges})).evaluate.judges

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from scripted_engine import Scripted
 
 from models.budgets import Extension, LadderJob, LadderOutcome, LadderPlan, Thought, answer_seed
-from models.engines.base import Completion, Engine, GenerationLog, Request, generate
+from models.engines.base import Engine, GenerationLog, Request, generate
 from models.formats import FORMATS, bind, decode, render_prompt
 from models.ladder import run_ladder
 from store.types import InputError, Message, Sampling
@@ -22,47 +23,6 @@ QUESTIONS = ("What is the capital of France?", "Name the author of Hamlet and te
 
 def job(i: int, budgets: tuple[int | None, ...], thought: Thought | None = None) -> LadderJob:
     return LadderJob(f"t{i}", (Message(role="user", content=QUESTIONS[i % 2]),), 7 + i, thought, budgets)
-
-
-class Scripted:
-    """An engine that continues every prompt by a given script: what a model does is set, how it is asked is real.
-
-    Each thought takes the next of its ``scripts`` (the last one for ever); it ends with ``stop``, or at the limit for None.
-    """
-
-    name, version, dtype, device, context_length, rows = "scripted", "0", "none", "cpu", 8192, 8
-
-    def __init__(
-        self, tokenizer: Any, *scripts: Sequence[int], stop: int | None, answer: Sequence[int] = (5, 6)
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.eos_token_ids = frozenset({tokenizer.eos_token_id})
-        self.scripts, self.stop, self.answer = list(scripts), stop, tuple(answer)
-        self.calls: list[list[Request]] = []
-        self.waiting: list[Request] = []
-        self.hungry = False
-
-    def stream(self, sampling: Sampling, stop_ids: frozenset[int]) -> Scripted:
-        return self
-
-    def add(self, requests: Sequence[Request]) -> None:
-        self.calls.append(list(requests))
-        self.waiting += requests
-
-    def wait(self) -> list[Completion]:
-        done, self.waiting = [self.complete(request) for request in self.waiting], []
-        return done
-
-    def complete(self, r: Request) -> Completion:
-        if "/" in r.id:
-            script, stop = self.answer, self.tokenizer.eos_token_id
-        else:
-            script, stop = tuple(self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]), self.stop
-        ended = stop is not None and len(script) < r.max_tokens
-        finish = "stop" if ended else "length"
-        return Completion(r.id, script[: r.max_tokens], stop if ended else None, finish, len(r.token_ids), 0)
-
-    def close(self) -> None: ...
 
 
 def ladder(engine: Any, jobs: Sequence[LadderJob], plan: LadderPlan, fmt: Any = PLAIN) -> list[LadderOutcome]:
@@ -241,6 +201,32 @@ class TestSemantics:
         plan = LadderPlan(budgets=(4, 8), max_thinking_tokens=8)
         with pytest.raises(InputError, match="budget 6"):
             ladder(Scripted(tokenizer, [9], stop=None), [job(0, (6,))], plan)
+
+
+class TestContext:
+    """A context that is shorter than what was asked for: nothing is sent that does not fit, and the study goes on."""
+
+    @pytest.mark.parametrize("context", range(58, 90))
+    def test_words_and_answers_stay_within_the_context(self, tokenizer: Any, context: int) -> None:
+        engine = Scripted(tokenizer, [504] * 9, [504] * 7, [504] * 50, stop=bind(BLOCKS, tokenizer).marker)
+        engine.context_length = context
+        plan = LadderPlan(
+            budgets=(4, 40, None), max_thinking_tokens=64, max_answer_tokens=6, extension=Extension(margin=0)
+        )
+        (outcome,) = ladder(engine, [job(0, (4, 40, None))], plan, BLOCKS)
+        assert all(len(r.token_ids) + r.max_tokens <= context for call in engine.calls for r in call)
+        assert len(outcome.answers) == 3
+
+    def test_a_landed_thought_that_leaves_no_room_has_no_answer(self, tokenizer: Any) -> None:
+        given = Thought((504,) * 40, "x", "length", 30)
+        plan = LadderPlan(budgets=(8, 40), max_thinking_tokens=40, max_answer_tokens=6)
+        engine = Scripted(tokenizer, [1], stop=None)
+        prompt = len(render_prompt(tokenizer, job(0, (8,)).messages, PLAIN))
+        engine.context_length = prompt + 40
+        (outcome,) = ladder(engine, [job(0, (8, 40), given)], plan)
+        short, long = outcome.answers
+        assert short.answer_tokens > 0
+        assert (long.answer_text, long.answer_tokens, long.finish, long.cut) == ("", 0, "length", True)
 
 
 class TestExtension:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,30 @@ class TestSession:
             list(session.run_ladder(jobs, plan, window=2))
         (group,) = session.run_ladder(ladder_jobs(1, (4,)), plan)
         assert [outcome.thought_id for outcome in group] == ["j0"]
+
+
+class TestGroups:
+    """What the parent makes of a child's messages, set one by one."""
+
+    def test_what_had_ended_is_given_out_before_the_error(self, tmp_path: Path) -> None:
+        session = ModelSession(ModelRef("m", tmp_path))
+        mine, theirs = Pipe()
+        with mine, theirs:
+            session._connection = mine
+            for message in (("value", []), ("value", ["a", "b"]), ("value", ["c"]), ("error", RunError("gone"))):
+                session._messages.put(message)
+            assert session._group(working=9, size=8) == ["a", "b", "c"]
+            with pytest.raises(RunError, match="gone"):
+                session._group(working=6, size=8)
+
+    def test_a_child_that_is_dead_is_noticed_though_another_holds_its_end(self, tmp_path: Path) -> None:
+        session = ModelSession(ModelRef("m", tmp_path))
+        mine, theirs = Pipe()
+        with mine, theirs:
+            session._connection = mine
+            session._process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"])
+            with pytest.raises(RunError, match="SIGTERM"):
+                session._group(working=1, size=1)
 
 
 @pytest.mark.real

@@ -84,6 +84,7 @@ def read(home: Home, texts: Sequence[Text], run: str = "run") -> PredictionsOrde
         thought_key=thought.key,
         answer_key=answer.key,
         samples=len(texts),
+        budgets=(0,),
         questions=questions,
     )
     assert land_predictions(order, home.store) == len(texts)
@@ -215,6 +216,16 @@ class TestPredictions:
         )
         assert [tuple(row.values()) for row in rows] == [(False, "incorrect", 0, None), (True, "correct", 0, None)]
 
+    def test_a_study_with_fewer_samples_reads_and_judges_its_own_alone(self, home: Home, hire: Hire) -> None:
+        wide = read(home, boxes("Paris", "Lyon", "Nice"))
+        one = wide.model_copy(update={"samples": 1, "spec": wide.spec.model_copy(update={"traces": "one"})})
+        assert land_predictions(one, home.store) == 1
+        none = one.model_copy(update={"budgets": (64,), "spec": wide.spec.model_copy(update={"traces": "none"})})
+        assert land_predictions(none, home.store) == 0
+        judge = hire(lambda *_: "1")
+        assert land_verdicts(judging(one), home) == {"calls": 1}
+        assert [call.prediction for call in judge.calls] == ["Paris"]
+
 
 class TestAsking:
     def test_a_pair_is_asked_for_once_whatever_runs_and_samples_it_came_from(self, home: Home, hire: Hire) -> None:
@@ -313,6 +324,10 @@ class TestInterrupted:
         after = landed(home, order)
         assert {name: after[name] for name in before} == before
         assert unit(home, order)["row_count"] == 5
+        (spent,) = home.store.query(
+            "SELECT sum(generated_tokens)::BIGINT AS tokens FROM verdicts WHERE judge = ?", [order.spec.judge]
+        )
+        assert unit(home, order)["generated_tokens"] == spent["tokens"] == 10, "what was spent before the kill counts"
 
     def test_when_memory_runs_out_it_goes_on_with_what_is_missing(self, home: Home, hire: Hire) -> None:
         names = ["Paris", "Lyon", "Nice", "Brest"]
