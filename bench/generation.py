@@ -48,10 +48,10 @@ from tasks.weights import ModelChoice
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPTS, QUICK_PROMPTS = 256, 16
-THINK, QUICK_THINK = 16, 8
+THINK, QUICK_THINK = 24, 8
 ANSWER = 4
 REPETITIONS = 2
-BATCHES = (16, 32, 64)
+BATCHES = (32, 64, 128)
 DTYPE: Precision = "float32"
 FORMAT = FORMATS["plain"]
 
