@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def download(hub_id: str, commit: str, files: Iterable[str]) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    # Its retries warn twice each; what failed in the end is told below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return Path(snapshot_download(hub_id, revision=commit, allow_patterns=list(files)))
     except Exception as error:  # the hub raises many types: no network, no such repository, a gated one, a full disk

@@ -22,7 +22,7 @@ WARM = Sampling(temperature=0.8, top_p=0.9, top_k=30, repetition_penalty=1.05)
 TEXTS = ("Hi.", "Name three rivers of Germany and say where they end.", "What is 2 + 2?", "Who wrote Faust? " * 6)
 
 
-def requests(tokenizer: Any, tokens: int = 12) -> list[Request]:
+def requests(tokenizer: Any, tokens: int = 6) -> list[Request]:
     prompts = [render_prompt(tokenizer, [Message(role="user", content=text)], FORMATS["plain"]) for text in TEXTS]
     return [Request(f"r{i}", tuple(prompt), tokens + i, 100 + i) for i, prompt in enumerate(prompts)]
 
