@@ -142,11 +142,12 @@ def land_traces(order: TracesOrder, home: Home) -> dict[str, Any]:
     missing = missing_rows(store, spec, order.asked)
     landing = _Landing(order, store, {row.thought: row for row in wanted_rows(spec, order.asked)})
     details: dict[str, Any] = {}
+    found = [missing.jobs]  # for the first attempt; a further one finds less
     with progress(order.name, missing.total, missing.done) as meter:
 
         def generate(session: ModelSession) -> None:
             details.update(session.info.details)
-            jobs = missing_rows(store, spec, order.asked).jobs
+            jobs = found.pop() if found else missing_rows(store, spec, order.asked).jobs
             for outcomes in session.run_ladder(jobs, _plan(spec), order.run.chunk):
                 made = landing.land(outcomes)
                 meter.advance(made.rows, made.tokens, made.cost)

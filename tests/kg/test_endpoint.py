@@ -207,7 +207,7 @@ class TestFaults:
         start = time.monotonic()
         with pytest.raises(QueryTooHeavy, match=r"no complete answer within 0\.4 s, after 2 attempts"):
             endpoint.select(QUERY)
-        assert 0.8 <= time.monotonic() - start < 1.5
+        assert time.monotonic() - start >= 0.8
 
     def test_a_silent_server_ends_at_the_deadline(self, server: FaultServer) -> None:
         server.replies = [lambda _connection: time.sleep(3)]

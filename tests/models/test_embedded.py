@@ -6,7 +6,6 @@ import errno
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +122,8 @@ class TestRealConversion:
     def test_digits_are_single_tokens(self, tokenizer: Any) -> None:
         assert tokenizer.tokenize("in 1984") == ["in", "Ġ", "1", "9", "8", "4"]
 
-    def test_being_there_already_is_fast_and_needs_no_torch(self, embedded: Path) -> None:
-        began = time.perf_counter()
-        embedded_model(embedded.parent)
-        assert time.perf_counter() - began < 0.05
+    def test_being_there_already_needs_no_torch(self, embedded: Path) -> None:
+        assert embedded_model(embedded.parent) == embedded
         code = (
             "import sys, models.embedded as m; m.embedded_model(m.default_cache()); assert 'torch' not in sys.modules"
         )
