@@ -13,6 +13,7 @@ from store.types import RunError
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_pipeline_generates_what_the_raw_engine_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert generation.main(["--quick", "--check", "--engine", "transformers"]) == 0
     shown = capsys.readouterr().out

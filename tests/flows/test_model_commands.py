@@ -343,15 +343,18 @@ class TestCost:
         monkeypatch.setenv("TEST_KEY", SECRET)
         check_keys(study, home)
 
-    def test_status_has_the_cost_by_kind(self, tmp_path: Path) -> None:
+    def test_status_counts_what_was_spent_once_however_many_units_share_it(self, tmp_path: Path) -> None:
         from flows.plan import status_rows
 
         store = Home(tmp_path).store
-        for place, (kind, cost) in enumerate([("traces", 0.5), ("traces", 0.25), ("traces", None), ("student", None)]):
+        for place, kind in enumerate(["traces", "traces", "verdicts", "verdicts", "student"]):
             unit = Unit(
                 unit_key=str(place), kind=kind, name=kind, spec="{}", row_count=1, seconds=1.0, versions="{}", host="h",
-                flow_run_id=None, prompt_tokens=1, cached_tokens=0, generated_tokens=1, cost=cost,
+                flow_run_id=None, prompt_tokens=1, cached_tokens=0, generated_tokens=7, cost=0.5,
             )  # fmt: skip
             store.land({}, unit)
+        verdict = {"judge": "j", "gold_key": "g", "prediction_key": "p", "rule": "judge", "reply": "1"}
+        store.land({"verdicts": [{**verdict, "generated_tokens": 7, "cost": 0.5}]})
         _, units = status_rows(store)
-        assert {row["kind"]: row["cost"] for row in units if row["units"]} == {"traces": 0.75, "student": None}
+        shown = {row["kind"]: (row["tokens"], row["cost"]) for row in units if row["units"]}
+        assert shown == {"traces": (None, None), "verdicts": (7, 0.5), "student": (7, None)}

@@ -35,8 +35,8 @@ def ladder(engine: Any, jobs: Sequence[LadderJob], plan: LadderPlan, fmt: Any = 
 class TestRealModel:
     @pytest.mark.parametrize("fmt", [PLAIN, BLOCKS], ids=["plain", "blocks"])
     def test_greedy_ladder_equals_independent_budget_forced_runs(self, engine: Engine, fmt: Any) -> None:
-        budgets = (8, 16, 32)
-        plan = LadderPlan(budgets=budgets, max_thinking_tokens=32, max_answer_tokens=8)
+        budgets = (6, 12, 24)
+        plan = LadderPlan(budgets=budgets, max_thinking_tokens=24, max_answer_tokens=6)
         jobs = [job(i, budgets) for i in range(2)]
         ids = bind(fmt, engine.tokenizer)
         stops = ids.stops | engine.eos_token_ids
@@ -50,13 +50,13 @@ class TestRealModel:
                 assert (thought.finish == "length") == answer.cut
                 if answer.forced:
                     text = (*prompt, *thought.token_ids, *ids.close, *ids.forced)
-                    forced = next(generate(engine, [Request("answer", text, 8, 1)], GREEDY, stops))
+                    forced = next(generate(engine, [Request("answer", text, 6, 1)], GREEDY, stops))
                     assert forced.token_ids == answer.answer_token_ids
 
     def test_an_extended_ladder_equals_independent_extended_runs(self, engine: Engine) -> None:
-        budgets = (12, 24, 48)
+        budgets = (12, 40)
         extension = Extension(margin=4)
-        plan = LadderPlan(budgets=budgets, max_thinking_tokens=48, max_answer_tokens=6, extension=extension)
+        plan = LadderPlan(budgets=budgets, max_thinking_tokens=40, max_answer_tokens=4, extension=extension)
         jobs = [job(i, budgets) for i in range(2)]
         nested = ladder(engine, jobs, plan)
         assert any(outcome.thought and outcome.thought.injected for outcome in nested), "no end was put off"

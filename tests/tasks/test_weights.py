@@ -101,7 +101,7 @@ class TestReference:
         assert [("*.safetensors" in files) for files in wanted] == [False, False, True]
         assert of_the_study.reference(home).server == of_the_entry.reference(home).server == OPEN
 
-    @pytest.mark.parametrize("kind", ["lora", "full", "merged"])
+    @pytest.mark.parametrize("kind", ["lora", "full"])
     def test_a_student_is_loaded_here_and_asked_as_its_base_is(self, weights: Path, home: Home, kind: str) -> None:
         folder = train(home, "key", kind)
         made = entry(source=str(weights), server=OPEN, stop_tokens=["<end>"], prices={"input": 1, "output": 2})
