@@ -200,6 +200,21 @@ class Engine(Protocol):
         ...
 
 
+def check_request(request: Request, context_length: int) -> None:
+    """Refuse a row that no engine could continue.
+
+    Raises:
+        InputError: it has no tokens, asks for none, or does not fit the context.
+    """
+    if not request.token_ids or request.max_tokens < 1:
+        raise InputError(f"request {request.id}: an empty prompt, or max_tokens {request.max_tokens} below 1")
+    if len(request.token_ids) + request.max_tokens > context_length:
+        raise InputError(
+            f"request {request.id}: {len(request.token_ids)} prompt tokens and {request.max_tokens} new ones "
+            f"exceed the context of {context_length} tokens"
+        )
+
+
 def generate(
     engine: Engine, requests: Sequence[Request], sampling: Sampling, stop_ids: frozenset[int]
 ) -> Iterator[Completion]:

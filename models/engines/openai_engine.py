@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from models.engines.base import Completion, EngineOptions, Finish, ModelRef, Request
+from models.engines.base import Completion, EngineOptions, Finish, ModelRef, Request, check_request
 from models.engines.http_client import Client, Rows, server_of
 from models.engines.http_limits import Limits
 from models.engines.http_messages import FailedAttempt
@@ -78,13 +78,7 @@ class CompletionStream:
     def add(self, requests: Sequence[Request]) -> None:
         """Send more rows. Raises InputError for one that is empty or does not fit the context."""
         for request in requests:
-            if not request.token_ids or request.max_tokens < 1:
-                raise InputError(f"request {request.id}: an empty prompt, or max_tokens {request.max_tokens} below 1")
-            if len(request.token_ids) + request.max_tokens > self._context_length:
-                raise InputError(
-                    f"request {request.id}: {len(request.token_ids)} prompt tokens and {request.max_tokens} new ones "
-                    f"exceed the context of {self._context_length} tokens"
-                )
+            check_request(request, self._context_length)
         self._rows.add([_Row(self._client, request, self._sampling, self._stop_ids).run for request in requests])
 
     def wait(self) -> list[Completion]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from models.engines.base import Completion, EngineOptions, ModelRef, Request
+from models.engines.base import Completion, EngineOptions, ModelRef, Request, check_request
 from models.engines.batch import Batch
 from models.engines.decoding import register_attention
 from models.engines.families import arranged
@@ -72,16 +72,6 @@ class TransformersEngine:
         """A batch of this model, without rows yet."""
         return Batch(self._model, self._config, sampling, stop_ids, self.device)
 
-    def check(self, request: Request) -> None:
-        """Raises InputError for a request that has no tokens or does not fit the context."""
-        if not request.token_ids or request.max_tokens < 1:
-            raise InputError(f"request {request.id}: an empty prompt, or max_tokens {request.max_tokens} below 1")
-        if len(request.token_ids) + request.max_tokens > self.context_length:
-            raise InputError(
-                f"request {request.id}: {len(request.token_ids)} prompt tokens and {request.max_tokens} new ones "
-                f"exceed the context of {self.context_length} tokens"
-            )
-
     def rows_that_fit(self, longest: Request) -> int:
         """How many rows as long as ``longest`` the free memory holds; at least 1."""
         free = _free_gpu_memory() if self.device == "cuda" else _free_memory()
@@ -113,7 +103,7 @@ class Waves:
     def add(self, requests: Sequence[Request]) -> None:
         """Take more rows, for the next wave."""
         for request in requests:
-            self._engine.check(request)
+            check_request(request, self._engine.context_length)
         self._pending.extend(requests)
 
     def wait(self) -> list[Completion]:

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
-from models.engines.base import Completion, EngineOptions, ModelRef, OutOfMemory, Request
+from models.engines.base import Completion, EngineOptions, ModelRef, OutOfMemory, Request, check_request
 from models.engines.loading import choose_dtype, end_of_turn_ids, load_config, load_tokenizer, merge_adapter
 from store.types import InputError, RunError, Sampling
 
@@ -107,11 +107,7 @@ class VllmEngine:
         """
         from vllm import TokensPrompt
 
-        if not request.token_ids or len(request.token_ids) + request.max_tokens > self.context_length:
-            raise InputError(
-                f"request {request.id}: {len(request.token_ids)} prompt tokens and {request.max_tokens} new ones do "
-                f"not fit the context of {self.context_length} tokens (or the prompt is empty)"
-            )
+        check_request(request, self.context_length)
         prompt = TokensPrompt(prompt_token_ids=list(request.token_ids))
         parameters = _parameters(request, sampling, stop_ids)
         self._llm.llm_engine.add_request(request.id, prompt, parameters, lora_request=self._lora)
