@@ -7,23 +7,25 @@ is looked for, in this order:
 1. the answer part: the text after a closed thought, without a thought that never closed. A cut thought gives no
    answer, even where it holds a box: that box is a guess on the way;
 2. in it, a complete box, then a box that was never closed, then an ``Answer:`` block or a sentence like "the
-   answer is Paris";
+   answer is Paris" (the "answer" of JSON or of a table is such a block);
 3. a complete box inside a closed thought (the study takes a box anywhere);
 4. a refusal; and, only where asked, the last words.
 
-The answer goes on as plain text: LaTeX, markdown, quotes and closing punctuation are trimmed. ``eval.matching``
-compares it.
+The answer goes on as plain text (:mod:`eval.plain_text`), the items of a list with semicolons between them.
+:mod:`eval.matching` compares it.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
+from eval import plain_text
+from eval.plain_text import items, trim
 from store.types import digest
 
 How = Literal["boxed", "boxed_open", "block", "tail", "refused", "none"]
@@ -50,7 +52,7 @@ def extract(text: str, *, allow_tail: bool) -> Extraction:
     ``allow_tail`` says whether the last 10 words may stand for the answer; pass False for a text that was cut.
     Refusals ("I don't know", ``\boxed{unknown}``) give None with ``how="refused"``.
     """
-    thought, answer = _split_thought(text)
+    thought, answer = _split_thought(_ESCAPED.sub(_unescaped, text))
     parts = [part for part in _RUN_ON.split(answer) if part.strip()]
     for part in parts:
         if found := _explicit(part):
@@ -66,10 +68,28 @@ def extract(text: str, *, allow_tail: bool) -> Extraction:
 
 # Thoughts, turns and run-ons ----------------------------------------------------------------------------------------
 
-_THOUGHT_CLOSE = re.compile(r"</think(?:ing)?>|<\|im_start\|>\s*answer\b|<answer>", re.I)
-_THOUGHT_OPEN = re.compile(r"<think(?:ing)?>|<\|im_start\|>\s*think\b", re.I)
-_RUN_ON = re.compile(r"(?im)^[ \t#*>]*(?:question|q|user|human|problem)[ \t]*\d*[*]*[:：]|<\|im_start\|>\s*user\b")
-_SPECIAL = re.compile(r"<\|[\w ]{1,30}\|>(?:assistant\b)?|</s>|<s>|<eos>|<end_of_turn>")
+_THOUGHT_CLOSE = re.compile(
+    r"</(?:think(?:ing)?|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>"
+    r"|<\|im_start\|>\s*answer\b|<(?:final_)?answer>",
+    re.I,
+)
+_THOUGHT_OPEN = re.compile(
+    r"<(?:think(?:ing)?|thought|reasoning)>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis"
+    r"|<\|im_start\|>\s*think\b",
+    re.I,
+)
+_ANSWER_CLOSE = re.compile(r"</(?:final_)?answer>", re.I)
+_RUN_ON = re.compile(
+    r"(?im)^[ \t#*>]*(?:question|q|user|human|problem)[ \t]*\d*[*]*[:：]|<\|im_start\|>\s*user\b"
+    r"|<\|start_header_id\|>\s*user\b|<start_of_turn>\s*user\b|<\|user\|>|<｜User｜>|\[INST\]"
+)
+_SPECIAL = re.compile(r"<[|｜][\w ▁]{1,30}[|｜]>(?:assistant\b)?|</s>|<s>|<eos>|<(?:start|end)_of_turn>|\[/INST\]")
+# What "\b", "\t" and "\f" of a box and its LaTeX become where a text went through a string literal.
+_ESCAPED = re.compile(r"\x08(?=oxed)|\t(?=ext[a-z]{0,6}\{)|\x0c(?=rac\{)")
+
+
+def _unescaped(control: re.Match[str]) -> str:
+    return {"\x08": "\\b", "\t": "\\t", "\x0c": "\\f"}[control.group()]
 
 
 def _split_thought(text: str) -> tuple[str, str]:
@@ -78,11 +98,12 @@ def _split_thought(text: str) -> tuple[str, str]:
     thought, answer = (text[: closes[-1].start()], text[closes[-1].end() :]) if closes else ("", text)
     if reopened := _THOUGHT_OPEN.search(answer):
         answer = answer[: reopened.start()]
-    if closes and closes[-1].group().lower() == "<answer>":
-        content, closed, _ = answer.partition("</answer>")
-        # A tag whose content is one line is an answer block by itself.
-        if closed and len(content.strip().splitlines()) == 1 and not _LABEL.search(content):
-            answer = content if "boxed" in content else f"Answer: {content.strip()}"
+    if closes and closes[-1].group().lower() in ("<answer>", "<final_answer>"):
+        content, *closed = _ANSWER_CLOSE.split(answer, maxsplit=1)
+        lines = [line for line in content.splitlines() if line.strip()]
+        # A tag whose content is one line, or one list, is an answer block by itself.
+        if closed and (len(lines) == 1 or (lines and len(items(lines)) == len(lines))) and not _LABEL.search(content):
+            answer = content if "boxed" in content else f"Answer:\n{content.strip()}"
     return thought, answer
 
 
@@ -94,8 +115,9 @@ def _explicit(part: str) -> Extraction | None:
         return _unless_refused(box, "boxed")
     if box := _first_answer(inside for inside, complete in boxes if not complete):
         return _unless_refused(box, "boxed_open")
-    if block := _first_answer(_blocks(plain)):
-        return _unless_refused(block, "block")
+    for marked in (_json_values(plain), _blocks(plain), _cells(plain)):
+        if block := _first_answer(marked):
+            return _unless_refused(block, "block")
     return None
 
 
@@ -118,7 +140,7 @@ _PLACEHOLDER = re.compile(
 # Boxes --------------------------------------------------------------------------------------------------------------
 
 _BOX = re.compile(
-    r"(?:(?<!\\)\\+|\b)(?:boxed|fbox)\s*\{"
+    r"(?:(?<!\\)\\+|\b)(?:boxed|fbox)\s*(?:\\+text\w{0,6}\s*)?\{"
     r"|(?<!\\)\\+boxed\s*(?:\((?P<round>[^()\n]*)\)|\[(?P<square>[^\[\]\n]*)\])"  # \boxed(Paris)
 )
 _EMPTY_LINE = re.compile(r"\n[ \t]*\n")
@@ -147,6 +169,8 @@ def _boxes(text: str) -> list[tuple[str, bool]]:
             found.append((text[box.end() : close], True))
         else:
             line = inside.partition("\n")[0]
+            if text.endswith("$", 0, box.start()):  # the formula ends, and with it the box
+                line = re.split(r"(?<!\\)\$", line, maxsplit=1)[0]
             another = _BOX.search(line)
             found.append((line[: another.start()] if another else line, False))
     return found[::-1]
@@ -166,10 +190,18 @@ def _matching_braces(text: str) -> dict[int, int]:
 
 # Answer blocks ------------------------------------------------------------------------------------------------------
 
+_ADVERBS = r"(?:\s+(?:therefore|thus|simply|actually|indeed|(?:most\s+)?(?:probably|likely)))*"
 _LABEL = re.compile(
-    r"\banswers?\b[\"'*_)]*(?:\s+(?:to|for)\s+(?:the|this|that|your)(?:\s+\w+){0,4}?)?(?:\s*\([^)\n]{0,40}\))?[*_]*"
-    r"\s*(?:[:：]|(?:is|was|would\s+be)\b(?:\s+(?:therefore|thus|simply|actually|indeed|probably|likely))*\s*[:：]?)",
-    re.I,
+    r"(?<!long )(?<!wrong )\banswers?\b[\"'*_)]*"
+    r"(?:\s+(?:to|for)\s+(?:the|this|that|your)(?:\s+\w+){0,4}?(?:\s+[\"“][^\"”\n]{1,200}[\"”])?)?"
+    r"(?:\s*[(\[][^)\]\n]{0,40}[)\]])?[*_]*"
+    rf"\s*(?:[:：=→]|(?:is|was|are|were|(?:would|should|must|could|might|may)\s+be|(?:seems|appears)\s+to\s+be)\b{_ADVERBS}\s*[:：]?)"
+    r"|^[ \t#>*_]*(?:final\s+)?answer[*_]*[ \t]+[-–—](?=[ \t])"  # Answer - Paris
+    r"|^[ \t#>*_]*(?:(?:the|my|final|short|correct)[ \t]+)*answer[ \t*_]*$"  # a heading
+    r"|^[ \t>*_]*a[*_]*[:：]|\bans\.?\s?[:：]"
+    r"|(?:答案|答え|정답|الإجابة|الجواب|उत्तर)[*\s]{0,3}(?:是|为|は|[:：])"
+    r"|\b(?:ответ|respuesta|réponse|antwort|risposta|resposta)\b[*\s]{0,3}(?:lautet|ist|es|est|è|é)?\s?[:：]",
+    re.I | re.M,
 )
 # Words that a period may follow inside a name; "No" only before a number ("No. 5").
 _ABBREVIATION = re.compile(
@@ -179,20 +211,71 @@ _ABBREVIATION = re.compile(
 )
 
 
+_BOLD = re.compile(r"\s*(?:\*\*\s+)?\*\*(?!\s)([^*\n]+?)(?:\*\*(?=\s*$|[.,;:!(]|\s+[(–—-])|(?<=[.!?])\*\*)")
+
+
 def _blocks(text: str) -> Iterator[str]:
-    """What follows each answer label, to the end of its first sentence; the last label first."""
+    """What follows each answer label, to the end of its first sentence, or its list; the last label first."""
     for label in reversed(list(_LABEL.finditer(text))):
         sentence_so_far = re.split(r"[.!?\n]", text[max(0, label.start() - 200) : label.start()])[-1]
-        if _REFUSAL.search(sentence_so_far):
+        refusal = _REFUSAL.search(sentence_so_far)
+        if refusal and not _GUESS_FOLLOWS.search(sentence_so_far, refusal.end()):
             continue  # "I don't know what the answer is"
-        same_line, _, below = text[label.end() : label.end() + LONGEST].partition("\n")
-        if not trim(same_line) and re.match(r"[\s*_]*$", same_line):
-            same_line = below.lstrip().partition("\n")[0]
-        sentence = _first_sentence(same_line.strip(" \t*_"))
+        line, _, below = text[label.end() : label.end() + LONGEST].partition("\n")
+        if not trim(line) and re.match(r"[\s*_]*$", line):
+            lines = [line for line in below.splitlines() if line.strip() and not _FENCE.match(line)]
+            if listed := items(lines):
+                yield "; ".join(trim(item) for item in listed)
+                continue
+            line = lines[0] if lines else ""
+        if bold := _BOLD.match(line):
+            yield bold[1]
+            continue
+        sentence = _first_sentence(line.strip(" \t*_"))
         yield re.split(r",?\s+because\s", sentence, maxsplit=1)[0]
 
 
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_KEY = re.compile(r"[\"'](?:\w{1,20}_)?answers?[\"']\s*:\s*", re.I)
+
+
+def _json_values(text: str) -> Iterator[str]:
+    """The value of each "answer" (or "final_answer") of JSON, or of a Python dict's text; the last one first."""
+    for key in reversed(list(_KEY.finditer(text))):
+        rest = text[key.end() : key.end() + LONGEST]
+        try:
+            value, _ = json.JSONDecoder().raw_decode(rest) if rest[:1] != "{" else ("", 0)
+        except (ValueError, RecursionError):
+            quoted = re.match(r"'([^'\n]*)'(?=\s*[,}])|\"?([^\n]*)", rest)
+            value = (quoted[1] or quoted[2] or "") if quoted else ""
+        if value is None:
+            yield "unknown"  # null: an answer is refused, not forgotten
+        elif isinstance(value, list):
+            yield "; ".join(str(item) for item in value)
+        else:
+            yield str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cells(text: str) -> Iterator[str]:
+    """The answer of a markdown table: beside the word in a row, else below it in the last row."""
+    rows = [[cell.strip(" *_:") for cell in line.strip().strip("|").split("|")] for line in _TABLE_ROW.findall(text)]
+    for row in rows:
+        if len(row) == 2 and _ANSWER_CELL.fullmatch(row[0]) and not _ANSWER_CELL.fullmatch(row[1]):
+            yield row[1]
+    for row in rows[:1]:
+        for column, name in enumerate(row):
+            if len(rows) > 1 and _ANSWER_CELL.fullmatch(name) and column < len(rows[-1]):
+                yield rows[-1][column]
+
+
+_TABLE_ROW = re.compile(r"^[ \t]*\|.+\|[ \t]*$", re.M)
+_ANSWER_CELL = re.compile(r"(?:final |correct )?answer", re.I)
+
+
 def _first_sentence(line: str) -> str:
+    line = re.split(r"[。！？]", line, maxsplit=1)[0]
+    if re.match(r"1[.)]\s", line) and re.search(r"\s2[.)]\s", line):
+        return line  # a list: the periods are of its numbers
     for stop in re.finditer(r"[.!?][\"”'’*)]*\s+(?=[\"“'(*]*[A-Z0-9])", line):
         before = line[: stop.start() + 1]
         numbered = re.search(r"\bno\.$", before, re.I) and line[stop.end()].isdigit()
@@ -211,7 +294,8 @@ _REFUSAL = re.compile(
     r"have\s+no\s+(?:idea|information|knowledge))\b"
     r"|\bas\s+an\s+ai\b|\bunable\s+to\s+(?:answer|determine|provide|find)\b|\bno\s+idea\b"
     r"|\b(?:cannot|can['’]t|could\s+not)\s+be\s+(?:determined|answered|found|known)\b"
-    r"|\b(?:not\s+enough|insufficient|no)\s+(?:information|data)\b|\bimpossible\s+to\s+(?:say|know|determine|answer)\b",
+    r"|\b(?:not\s+enough|insufficient|need\s+more|no(?:\s+\w+){0,2})\s+(?:information|data)\b|不知道|不清楚|无法(?:确定|回答)"
+    r"|\b(?:impossible|not\s+possible)\s+to\s+(?:say|know|determine|answer)\b",
     re.I,
 )
 _GUESS_FOLLOWS = re.compile(
@@ -221,7 +305,7 @@ _GUESS_FOLLOWS = re.compile(
 )
 _EMPTY_ANSWER = re.compile(
     r"(?:unknown|un(?:known|answerable|determined|clear)|not\s+(?:known|applicable|available|specified|provided|sure|given)"
-    r"|n\s*/\s*a|idk|no\s+(?:answer|idea)|undetermined)",
+    r"|n\s*/\s*a|idk|no\s+(?:answer|idea)(?:\s+found)?|(?:none|not)\s+found|information\s+(?:is\s+)?not\s+available)",
     re.I,
 )
 
@@ -252,65 +336,5 @@ def _tail(part: str) -> str | None:
     return None
 
 
-# Plain text out of LaTeX and markdown -------------------------------------------------------------------------------
-
-# LaTeX command and the character it stands for, in turn.
-_COMMANDS = (
-    "times × cdot · approx ≈ sim ~ pm ± degree ° circ ° pi π ldots … dots … pounds £ euro € textdollar $ percent %"
-)
-_COMMANDS += " o ø O Ø l ł L Ł ae æ AE Æ ss ß aa å"
-_SYMBOLS = {"quad": " ", "qquad": " ", "newline": " "}
-_SYMBOLS |= dict(zip(_COMMANDS.split()[::2], _COMMANDS.split()[1::2], strict=True))
-_ACCENTS = {"'": "\u0301", "`": "\u0300", "^": "\u0302", '"': "\u0308", "~": "\u0303", "c": "\u0327", "v": "\u030c"}
-_WRAPS = (("(", ")"), ("[", "]"), ('"', '"'), ("“", "”"), ("„", "“"), ("‘", "’"), ("'", "'"), ("«", "»"), ("<", ">"))
-
-
-def trim(text: str) -> str:
-    """``text`` as a person would write the bare answer: no LaTeX, markdown, wrapping quotes or closing punctuation."""
-    text = " ".join(_from_markdown(_from_latex(text)).split())
-    before = None
-    while text != before:
-        before = text
-        text = re.sub(r"^(?:[:=]\s*|[-*•>#–]+\s+)+", "", text).strip().strip("*")
-        if re.fullmatch(r"_.*_", text):
-            text = text.strip("_")
-        if not re.search(r"(?:^|[\s.])[^\W\d_]\.$", text):  # "U.S.", "Sammy Davis Jr. A."
-            text = text.rstrip(" .,;:")
-        for left, right in _WRAPS:
-            if text.startswith(left) and text.endswith(right) and not set(left + right) & set(text[1:-1]):
-                text = text[1:-1].strip()
-    return text
-
-
-def _from_latex(text: str) -> str:
-    text = re.sub(r"(?<!\\)\\+(?=[A-Za-z])", r"\\", text)  # one backslash, where a model doubled it as in JSON
-    text = text.replace("``", "“").replace("''", "”")
-    # Pandoc's rule for the closing dollar sign: no space before it and no digit after it, so that "$5 to $6" stays.
-    text = re.sub(r"(?<!\\)\$([^$\n]*[^$\s\\])\$(?!\d)", r"\1", text.replace("$$", "$"))
-    text = re.sub(r"\\[()\[\]!]", "", text)
-    text = re.sub(r"\\[,;:> ]|(?<=\w)~(?=\w)|\\\\", " ", text)
-    text = re.sub(r"(?<=\d)(?=\\[dt]?frac)", " ", text)
-    text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2", text)
-    text = re.sub(r"\^\s*\{?\s*\\circ", "°", text)
-    text = re.sub(r"\\(?:(['`^\"~])\{?|([cv])\{)([A-Za-z])", _accented, text)
-    text = re.sub(r"\\([A-Za-z]+)\*?", lambda command: _SYMBOLS.get(command[1], ""), text)
-    text = re.sub(r"\\(?=[%$&#_])|[{}]", "", text)
-    text = re.sub(r"°\s+(?=[CF]\b)", "°", text)
-    text = re.sub(r"(?<=[^\d\s])\$$", "", text.strip())  # the end of a formula whose start was cut off
-    return unicodedata.normalize("NFC", text.replace("\\", ""))
-
-
-def _accented(command: re.Match[str]) -> str:
-    return command[3] + _ACCENTS[command[1] or command[2]]
-
-
-def _from_markdown(text: str) -> str:
-    text = re.sub(r"\[([^\]\n]*)\]\(https?:[^)\s]*\)", r"\1", text)  # a link
-    text = re.sub(
-        r"</?(?:b|i|u|em|strong|p|br|span|sup|sub|answer|code|final_answer)\b[^>\n]{0,40}>", " ", text, flags=re.I
-    )
-    return re.sub(r"\*\*|__|`|(?<=\S)\s*\[\d{1,3}\](?=\W*$)", "", text)
-
-
 # A changed parser gives other predictions: the version is part of the keys of what is derived from them.
-PARSER_VERSION = digest(inspect.getsource(sys.modules[__name__]))
+PARSER_VERSION = digest([inspect.getsource(sys.modules[__name__]), inspect.getsource(plain_text)])

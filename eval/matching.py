@@ -8,12 +8,21 @@ Rules, tried in this order, first one that holds:
 ``number``, ``date``, ``boolean``
     equal in value, for questions of that answer type; for ``text`` questions numbers and dates are tried, since a free
     text benchmark does not say what its answers are. Entities are names: "Apollo 11" is no number.
+``list``
+    a list whose every item is, by a rule above, another one of the question's gold answers ("Paris, London and Rome").
 ``none``
     no rule held: wrong as far as rules can tell.
 
-The whole prediction has to be the answer. A sentence that contains the gold answer, or a list of several answers,
-does not match: which part counts is for the judge to say. Spelling distance never decides ("Paris" is not "Pairs",
-"George W. Bush" is not "George H. W. Bush"); it flags near misses for a person to look at.
+The whole prediction has to be the answer. A sentence that contains the gold answer does not match, nor does a list with
+one item too many: which part counts is for the judge to say. Spelling distance never decides ("Paris" is not "Pairs",
+"George W. Bush" is not "George H. W. Bush").
+
+Gold answers are alternatives: one is enough, so a list need not be complete, but it may hold nothing else. Hence a list
+takes at least two gold answers to match, and what "Paris, London" is worth where only Paris is gold is not decided here.
+Items are parted by commas, semicolons, line ends, bullets, "and", "&", or the numbers of a list that counts 1, 2, 3. "Or"
+parts nothing: it is a guess. A gold text is never parted, and neighbouring parts are joined again where a gold answer holds
+a comma or an "and": "Simon and Garfunkel, Washington, D.C." is a list of two and "Simon" is no item of it. A comma inside
+a number or between a day and its year parts nothing, and what is one number or one date as a whole is no list.
 """
 
 from __future__ import annotations
@@ -28,12 +37,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rapidfuzz import fuzz
-
 from store.types import AnswerType, Question, Verdict, digest
 
-NEAR_MISS = 80.0  # percent of rapidfuzz.fuzz.ratio; a swap of two letters in a five-letter word is 80
 RELATIVE_TOLERANCE = Fraction(1, 1000)
+LONGEST_LIST = 200  # parts; a model that loops does not give an answer
 LARGE = 1_000_000  # whole numbers from here on are measured, not counted: the relative tolerance holds for them too
 
 # Texts ----------------------------------------------------------------------------------------------------------------
@@ -349,6 +356,80 @@ def parse_boolean(text: str) -> bool | None:
     return None if found is None else found[1] in ("yes", "true")
 
 
+# Lists ----------------------------------------------------------------------------------------------------------------
+
+_PARTING = re.compile(
+    r"(?:[;\n•·、，；]|(?<!\d),|,(?!\d))\s*(?:(?:[-*•–]|and\b|&)\s+)?|\s(?:and|&)\s",
+    re.I,
+)
+_DAY_BEFORE = re.compile(
+    rf"(?:\b{_MONTH} {_DAY}|\b{_DAY}(?: of)? {_MONTH})$".replace("?P<day>", "").replace("?P<month>", ""), re.I
+)
+_YEAR_AFTER = re.compile(r", \d{3,4}\b")
+_COUNTED = re.compile(r"(?:^|(?<=[\s;,]))\(?(\d{1,2})[.):]\s+(?=\D)")
+_LIST_START = re.compile(r"(?:both|[-*•])\s+", re.I)
+
+
+def list_parts(text: str) -> list[tuple[int, int]]:
+    """Start and end of each part of a list, in order; one part where ``text`` is no list.
+
+    A part is the smallest piece between separators: neighbours may belong together ("Washington, D.C.").
+    """
+    cuts = [sign.span() for sign in _PARTING.finditer(text) if not _inside_date(text, sign.start())]
+    if text.startswith(("1", "(1")):
+        counts = list(_COUNTED.finditer(text))
+        if len(counts) > 1 and [int(m[1]) for m in counts] == list(range(1, len(counts) + 1)):
+            cuts = sorted([*cuts, *(m.span() for m in counts)])
+    elif opening := _LIST_START.match(text):
+        cuts.insert(0, opening.span())
+    parts, start = [], 0
+    for left, right in [*cuts, (len(text), len(text))]:
+        if text[start:left].strip(" .,;\n"):
+            parts.append((start, left))
+        start = max(start, right)
+    return parts
+
+
+def _inside_date(text: str, comma: int) -> bool:
+    """Whether the comma at this place stands between a day and its year."""
+    return bool(_YEAR_AFTER.match(text, comma) and _DAY_BEFORE.search(text[max(0, comma - 20) : comma]))
+
+
+def _covered(text: str, parts: list[tuple[int, int]], widest: int, gold: Callable[[str], set[int]]) -> list[set[int]]:
+    """The gold answers of each item, if ``parts`` can be joined to items that all have one, wide items first; else []."""
+    dead: set[int] = set()  # parts from which on nothing fits
+
+    def fit(first: int) -> list[set[int]] | None:
+        if first == len(parts):
+            return []
+        for last in range(min(first + widest, len(parts)) - 1, first - 1, -1):
+            if (
+                last + 1 not in dead
+                and (found := gold(text[parts[first][0] : parts[last][1]]))
+                and (rest := fit(last + 1)) is not None
+            ):
+                return [found, *rest]
+        dead.add(first)
+        return None
+
+    return fit(0) or []
+
+
+def _all_different(choices: list[set[int]]) -> bool:
+    """Whether each item can have a gold answer to itself: a matching of the bipartite graph by augmenting paths."""
+    taken: dict[int, int] = {}
+
+    def place(item: int, tried: set[int]) -> bool:
+        for answer in choices[item] - tried:
+            tried.add(answer)
+            if answer not in taken or place(taken[answer], tried):
+                taken[answer] = item
+                return True
+        return False
+
+    return all(place(item, set()) for item in range(len(choices)))
+
+
 # Verdicts -------------------------------------------------------------------------------------------------------------
 
 
@@ -363,10 +444,24 @@ class Matcher:
                 rule,
                 _READ[rule],
                 _SAME[rule],
-                [gold for form in question.gold if (gold := _READ[rule](form)) is not None],
+                [
+                    (gold, index)
+                    for index, answer in enumerate(question.answers)
+                    for form in answer.forms
+                    if (gold := _READ[rule](form)) is not None
+                ],
             )
             for rule in _RULES[question.answer_type]
         ]
+        # A list needs several gold answers: most questions never pay for it.
+        self._listed = len(question.answers) > 1 and question.answer_type != "boolean"
+        self._forms: dict[str, set[int]] = {}
+        self._widest = 1
+        for index, answer in enumerate(question.answers if self._listed else ()):
+            for form in answer.forms:
+                self._forms.setdefault(normalise(form), set()).add(index)
+                self._widest = max(self._widest, len(list_parts(form)))
+        self._answers = len(question.answers)
 
     def __call__(self, prediction: str | None) -> Verdict:
         """Whether ``prediction`` is one of the gold answers, and the rule that says so. A missing prediction is wrong."""
@@ -384,9 +479,27 @@ class Matcher:
             return "alias"
         for rule, read, same, wanted in self._rules:
             given = read(prediction) if wanted else None
-            if given is not None and any(same(given, gold) for gold in wanted):
+            if given is not None and any(same(given, gold) for gold, _ in wanted):
                 return rule
-        return None
+        return "list" if self._listed and self._is_list(prediction) else None
+
+    def _is_list(self, prediction: str) -> bool:
+        parts = list_parts(prediction)
+        if not 1 < len(parts) <= min(self._widest * self._answers, LONGEST_LIST):
+            return False
+        if self._rules and (parse_number(prediction) is not None or parse_date(prediction) is not None):
+            return False
+        items = _covered(prediction, parts, self._widest, self._answers_of)
+        return len(items) > 1 and _all_different(items)
+
+    def _answers_of(self, item: str) -> set[int]:
+        """Indices of the gold answers that an item of a list is."""
+        found = set(self._forms.get(normalise(item), ()))
+        for _, read, same, wanted in self._rules:
+            given = read(item) if wanted else None
+            if given is not None:
+                found |= {index for gold, index in wanted if same(given, gold)}
+        return found
 
 
 def match(prediction: str | None, question: Question) -> Verdict:
@@ -405,20 +518,13 @@ _RULES: dict[AnswerType, tuple[str, ...]] = {
 }
 
 
-def near_miss(prediction: str | None, question: Question) -> bool:
-    """Whether a prediction that no rule accepts is spelled much like a gold answer: to be looked at, not a verdict."""
-    if prediction is None or match(prediction, question).correct:
-        return False
-    said = normalise(prediction)
-    return any(fuzz.ratio(said, normalise(form)) >= NEAR_MISS for form in question.gold)
-
-
 def answer_class(prediction: str, answer_type: AnswerType) -> str:
     """Canonical form of a prediction, equal for predictions that say the same: the classes of a majority vote.
 
     The normalised text; for numbers the value in digits to 12 places, without its unit; for dates ISO at the given
     precision (``-0044`` for 44 BCE, ``--03-14`` without a year); yes or no. What does not parse as the type stays
-    text.
+    text. The words of a text with an "and" are sorted, without it: "Paris and London" and "London and Paris" are one
+    class, with any commas.
     """
     if answer_type == "boolean" and (said := parse_boolean(prediction)) is not None:
         return "yes" if said else "no"
@@ -427,7 +533,8 @@ def answer_class(prediction: str, answer_type: AnswerType) -> str:
     if answer_type in ("date", "text") and (date := parse_date(prediction)) is not None:
         year = "-" if date.year is None else f"{'-' * (date.year < 0)}{abs(date.year):04d}"
         return "-".join([year, *(f"{part:02d}" for part in date[1:] if part is not None)])
-    return normalise(prediction)
+    text = normalise(prediction)
+    return " ".join(sorted(text.replace(" and ", " ").split())) if " and " in text else text
 
 
 # A changed matcher gives other verdicts: the version is part of the keys of what is derived from them.
