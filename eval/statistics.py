@@ -72,17 +72,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
 
 
-def mean_pass_at_k(correct: Sequence[Sequence[bool]], k: int) -> float:
-    """Mean over questions of ``pass_at_k``; ``correct`` holds the verdicts of each question's samples.
-
-    Questions may have different numbers of samples, each at least ``k``. Raises ValueError otherwise, or with no
-    question.
-    """
-    if not correct:
-        raise ValueError("pass@k: no question given")
-    return float(np.mean([pass_at_k(len(samples), sum(map(bool, samples)), k) for samples in correct]))
-
-
 def majority(classes: Sequence[str | None]) -> str | None:
     """The class with the most votes; ``classes`` holds one equivalence class a sample, in sample order.
 
@@ -143,8 +132,15 @@ def accuracy(
     of no width: there it is Wilson's, on the number of questions. ``seed`` makes the interval repeatable. Raises
     ValueError where there is no question, or one with no sample.
     """
+    return accuracy_of_means(_question_means(correct, "accuracy"), level=level, resamples=resamples, seed=seed)
+
+
+def accuracy_of_means(
+    means: Sequence[float] | Floats, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """:func:`accuracy` of questions whose share of right samples is known; shape (questions,), each from 0 to 1."""
     _check_level(level)
-    values = _question_means(correct, "accuracy")
+    values = _checked_means(means, "accuracy")
     value, n = float(values.mean()), len(values)
     if np.all(values == values[0]):
         low, high, _ = wilson(min(value * n, n), n, level=level)
@@ -160,6 +156,20 @@ def _question_means(correct: Sequence[Sequence[bool]], what: str) -> Floats:
     if empty:
         raise ValueError(f"{what}: question {empty[0]} (counted from 0) has no sample")
     return np.array([sum(map(bool, samples)) / len(samples) for samples in correct])
+
+
+def _checked_means(means: Sequence[float] | Floats, what: str) -> Floats:
+    values = np.asarray(means, dtype=np.float64)
+    if len(values) == 0:
+        raise ValueError(f"{what}: no question given")
+    if not np.all((values >= 0) & (values <= 1)):
+        raise ValueError(f"{what}: the share of right samples of a question must lie between 0 and 1")
+    return values
+
+
+def _check_pairs(a: int, b: int) -> None:
+    if a != b:
+        raise ValueError(f"paired bootstrap: {a} questions in a, {b} in b; give the same questions, in the same order")
 
 
 def _bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
@@ -218,12 +228,23 @@ def paired_bootstrap(
     reaches as far as questions not seen, a share of u = Wilson's upper bound of 0 in n, could move the mean: d (1 -
     u) -+ u. Raises ValueError where the numbers of questions differ or a question has no sample.
     """
+    _check_pairs(len(a), len(b))
+    first, second = _question_means(a, "paired bootstrap, a"), _question_means(b, "paired bootstrap, b")
+    return paired_bootstrap_of_means(first, second, level=level, resamples=resamples, seed=seed)
+
+
+def paired_bootstrap_of_means(
+    a: Sequence[float] | Floats,
+    b: Sequence[float] | Floats,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> PairedDifference:
+    """:func:`paired_bootstrap` of questions whose shares of right samples are known; shapes (questions,)."""
     _check_level(level)
-    if len(a) != len(b):
-        raise ValueError(
-            f"paired bootstrap: {len(a)} questions in a, {len(b)} in b; give the same questions, in the same order"
-        )
-    differences = _question_means(a, "paired bootstrap, a") - _question_means(b, "paired bootstrap, b")
+    _check_pairs(len(a), len(b))
+    differences = _checked_means(a, "paired bootstrap, a") - _checked_means(b, "paired bootstrap, b")
     diff, n = float(differences.mean()), len(differences)
     if np.all(differences == differences[0]):
         unseen = wilson(0, n, level=level).high

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Hashable
 from fractions import Fraction
 from statistics import NormalDist
 
@@ -14,11 +15,11 @@ from eval.statistics import (
     _bootstrap_means,
     accuracy,
     cohen_kappa,
+    cohen_kappa_of_counts,
     holm,
     maj_at_k,
     majority,
     mcnemar_exact,
-    mean_pass_at_k,
     paired_bootstrap,
     pass_at_k,
     wilson,
@@ -48,18 +49,20 @@ def test_pass_at_k_is_stable_for_many_samples() -> None:
         assert pass_at_k(n, c, k) == pytest.approx(float(exact), rel=1e-11)
 
 
+def test_pass_at_k_of_the_studys_16_samples_is_the_hypergeometric_one() -> None:
+    """Every k and c at n = 16: one minus the chance, by scipy, that k draws hold no right sample; and in exact fractions."""
+    for c in range(17):
+        for k in range(1, 17):
+            assert pass_at_k(16, c, k) == pytest.approx(float(stats.hypergeom(16, c, k).sf(0)), abs=1e-12)
+            assert pass_at_k(16, c, k) == pytest.approx(float(1 - Fraction(math.comb(16 - c, k), math.comb(16, k))))
+
+
 def test_pass_at_k_is_unbiased_where_the_plug_in_is_not() -> None:
     """Over many draws of n = 8 samples with a right share of .2, the mean estimate meets 1 - .8^4; the plug-in does not."""
     right = np.random.default_rng(0).binomial(8, 0.2, size=20_000)
     truth = 1 - 0.8**4
     assert np.mean([pass_at_k(8, int(c), 4) for c in right]) == pytest.approx(truth, abs=0.006)
     assert abs(np.mean(1 - (1 - right / 8) ** 4) - truth) > 0.03
-
-
-def test_mean_pass_at_k_over_questions_of_unequal_samples() -> None:
-    correct = [[True, False, False], [False, False], [True, True]]
-    assert mean_pass_at_k(correct, 1) == pytest.approx((1 / 3 + 0 + 1) / 3)
-    assert mean_pass_at_k(correct, 2) == pytest.approx((2 / 3 + 0 + 1) / 3)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +72,6 @@ def test_mean_pass_at_k_over_questions_of_unequal_samples() -> None:
 def test_pass_at_k_refuses(n: int, c: int, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pass_at_k(n, c, k)
-
-
-def test_mean_pass_at_k_refuses() -> None:
-    with pytest.raises(ValueError, match=r"k is 3, n .* is 2"):
-        mean_pass_at_k([[True] * 3, [True] * 2], 3)
-    with pytest.raises(ValueError, match="no question"):
-        mean_pass_at_k([], 1)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +92,25 @@ def test_mean_pass_at_k_refuses() -> None:
 )
 def test_majority(classes: list[str | None], winner: str | None) -> None:
     assert majority(classes) == winner
+
+
+def test_majority_and_its_tie_rule_by_counting_prefixes() -> None:
+    """All votes of up to 6 samples: of the classes with the highest count, the one whose count stood first."""
+    for n in range(7):
+        for votes in itertools.product(("a", "b", "c", None), repeat=n):
+            cast = [vote for vote in votes if vote is not None]
+            most = max((cast.count(vote) for vote in cast), default=0)
+            winners = [vote for end in range(1, n + 1) if (vote := votes[end - 1]) and votes[:end].count(vote) == most]
+            assert majority(votes) == (winners[0] if winners else None), votes
+
+
+def test_maj_at_k_is_the_verdict_of_the_winning_class() -> None:
+    dice = np.random.default_rng(14)
+    for _ in range(300):
+        votes = [None if vote == 3 else "abc"[vote] for vote in dice.integers(0, 4, size=9)]
+        right = {None: None, "a": True, "b": False, "c": bool(dice.random() < 0.5)}
+        for k in range(1, 10):
+            assert maj_at_k(votes, [right[vote] for vote in votes], k) is bool(right[majority(votes[:k])])
 
 
 def test_maj_at_k_takes_the_first_k_samples() -> None:
@@ -271,6 +286,17 @@ def test_paired_bootstrap_agrees_with_scipy() -> None:
     assert found.p == pytest.approx(np.mean(np.abs(flips @ gap / 90) >= abs(gap.mean()) - 1e-12), abs=0.02)
 
 
+def test_the_paired_p_value_is_that_of_questions_drawn_one_by_one() -> None:
+    dice = np.random.default_rng(18)
+    a, b = dice.random((60, 3)) < 0.4, dice.random((60, 3)) < 0.45
+    gap = a.mean(axis=1) - b.mean(axis=1)
+    drawn = gap[dice.integers(0, 60, size=(40_000, 60))].mean(axis=1) - gap.mean()
+    expected = (1 + np.sum(np.abs(drawn) >= abs(gap.mean()) - 1e-12)) / 40_001
+    found = paired_bootstrap(rows(a), rows(b), resamples=40_000)
+    assert 0.02 < found.p < 0.98
+    assert found.p == pytest.approx(expected, abs=0.01)
+
+
 def test_paired_bootstrap_keeps_its_error_rate() -> None:
     """Without a difference p < .05 comes about 5 % of the time, and the interval holds 0 about 95 % of the time."""
     dice = np.random.default_rng(21)
@@ -327,6 +353,31 @@ def test_holm_of_a_worked_example_and_its_invariants() -> None:
     for bad in (1.5, -0.1, math.nan):
         with pytest.raises(ValueError, match="from 0 to 1"):
             holm([0.5, bad])
+
+
+def test_holm_is_the_largest_bonferroni_step_so_far() -> None:
+    """p_(i) adjusted = max over j <= i of min(1, (m - j + 1) p_(j)), with ties, zeros and ones among them."""
+    dice = np.random.default_rng(15)
+    for _ in range(200):
+        values = [float(p) for p in dice.choice([0.0, 0.001, 0.02, 0.02, 0.3, 1.0, *dice.random(4) ** 4], size=8)]
+        expected = [max(min(1.0, sum(q >= p for q in values) * p) for p in values if p <= value) for value in values]
+        assert holm(values) == pytest.approx(expected)
+
+
+def test_kappa_is_that_of_the_contingency_table() -> None:
+    """(po - pe) / (1 - pe) from the table and its margins, with an expected table by scipy; 2 to 5 categories."""
+    dice = np.random.default_rng(16)
+    for categories in (2, 3, 4, 5):
+        table = dice.integers(1, 30, size=(categories, categories))
+        n = table.sum()
+        agreed, by_chance = np.trace(table) / n, np.trace(stats.contingency.expected_freq(table)) / n
+        pairs = [(a, b) for a in range(categories) for b in range(categories) for _ in range(table[a, b])]
+        expected = (agreed - by_chance) / (1 - by_chance)
+        assert cohen_kappa([a for a, _ in pairs], [str(b) for _, b in pairs]) != pytest.approx(expected)  # other labels
+        assert cohen_kappa([a for a, _ in pairs], [b for _, b in pairs]) == pytest.approx(expected, abs=1e-12)
+        counts: dict[tuple[Hashable, Hashable], int] = {}
+        counts |= {(a, b): int(table[a, b]) for a in range(categories) for b in range(categories)}
+        assert cohen_kappa_of_counts({**counts, (9, 0): 0}) == pytest.approx(expected, abs=1e-12)
 
 
 def test_kappa_of_a_worked_example() -> None:
