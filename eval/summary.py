@@ -1,27 +1,29 @@
-"""From rows to statistics: everything the report says in numbers, as typed values.
+"""From scores of questions to statistics: everything the report says in numbers, as typed values.
 
 A *cell* is one run (model, setting, dataset) at one budget. A trace that did not land, or was not scored yet, is
 missing: counted and left out. A refused or unparsed answer is an answer, and wrong. Comparisons are paired by question.
+*Clean* estimates leave out the questions that overlap with what students were trained on.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
-from statistics import fmean
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from eval.agreement import JudgeSummary
+from eval.calibration import Calibration, calibrate
+from eval.overlap import OverlapSummary
 from eval.statistics import (
     Estimate,
     PairedDifference,
-    accuracy,
-    cohen_kappa,
+    accuracy_of_means,
+    cohen_kappa_of_counts,
     holm,
-    maj_at_k,
     mcnemar_exact,
-    paired_bootstrap,
+    paired_bootstrap_of_means,
     pass_at_k,
     wilson,
 )
@@ -36,17 +38,26 @@ SIGNIFICANCE = 0.05
 
 
 class RunId(NamedTuple):
-    """Which run: ``role`` is student or baseline; ``model`` the alias of the base model."""
+    """Which run: ``role`` is student or baseline; ``model`` the alias of the base model, ``parameters`` their number."""
 
     run_key: str
     role: str
     model: str
     setting: str
     dataset: str
+    parameters: int | None = None
 
 
 class PassAtK(NamedTuple):
     """Unbiased pass@k over the ``n`` questions that have at least k samples (Chen et al. 2021)."""
+
+    k: int
+    value: float
+    n: int
+
+
+class MajorityAtK(NamedTuple):
+    """Accuracy of the majority of the first k samples, over the ``n`` questions that have at least k of them."""
 
     k: int
     value: float
@@ -71,8 +82,10 @@ class Judgement(NamedTuple):
 class Cell(NamedTuple):
     """One run at one budget (thinking tokens; None: unlimited).
 
-    Counts are of traces; ``questions`` were asked, ``accuracy.n`` of them have at least one scored trace. Token numbers
-    are means a trace; ``generated_tokens`` adds the answer's.
+    Counts are of traces; ``questions`` were asked, ``accuracy.n`` of them have at least one scored trace. ``flagged`` of
+    these overlap with training, and ``clean`` is the accuracy without them (None: nothing is left, or nothing was
+    flagged). ``calibration`` holds the agreement among samples against the majority's being right (None: one sample).
+    Token numbers are means a trace; ``generated_tokens`` adds the answer's.
     """
 
     run: RunId
@@ -83,6 +96,10 @@ class Cell(NamedTuple):
     accuracy: Estimate | None
     majority: Estimate | None
     pass_at_k: tuple[PassAtK, ...]
+    majority_at_k: tuple[MajorityAtK, ...]
+    flagged: int
+    clean: Estimate | None
+    calibration: Calibration | None
     cut: int
     forced: int
     unparsed: int
@@ -96,15 +113,17 @@ class Cell(NamedTuple):
 class Comparison(NamedTuple):
     """Two conditions on the same questions: ``run`` (at ``budget``) minus ``versus``.
 
-    ``difference`` is of mean accuracy, with a paired bootstrap interval; ``gained`` and ``lost`` count questions whose
-    majority answer turned right and wrong, which McNemar's exact test compares. Both p-values are Holm-corrected across
-    their table; an outcome counts as told only where both tests agree.
+    ``difference`` is of mean accuracy, with a paired bootstrap interval; ``clean`` the same without the questions that
+    overlap with training (None: nothing flagged, or nothing left). ``gained`` and ``lost`` count questions whose majority
+    answer turned right and wrong, which McNemar's exact test compares. Both p-values are Holm-corrected across their
+    table; an outcome counts as told only where both tests agree.
     """
 
     run: RunId
     versus: str
     budget: int | None
     difference: PairedDifference
+    clean: PairedDifference | None
     gained: int
     lost: int
     mcnemar_p: float
@@ -121,24 +140,65 @@ class Comparison(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Accuracy of a run at its largest budget on the questions whose ``by`` (hops, answer_type) is ``value``."""
+    """Accuracy of a run at its largest budget on the questions whose ``by`` (hops, answer_type) is ``value``.
+
+    ``clean`` is that without the ``flagged`` questions; counts are of ``traces``.
+    """
 
     run: RunId
     budget: int | None
     by: Literal["hops", "answer_type"]
     value: str
     accuracy: Estimate
+    flagged: int
+    clean: Estimate | None
+    traces: int
+    cut: int
+    unparsed: int
+    refused: int
+
+
+class LengthBin(NamedTuple):
+    """Traces of a run at one budget whose thought has ``low`` to ``high`` tokens (half an octave), cut or ended by itself."""
+
+    run: RunId
+    budget: int | None
+    low: float
+    high: float
+    cut: bool
+    traces: int
+    correct: int
+    mean_tokens: float
+
+
+class Baseline(Frozen):
+    """What runs are compared with: a setting of the same model, or, where ``model`` is named, that model's run."""
+
+    setting: str = BASELINE
+    model: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The baseline as tables name it."""
+        return self.setting if self.model is None else f"{self.model}, {self.setting}"
+
+
+OWN_INSTRUCT = Baseline()
 
 
 class Summary(Frozen):
-    """All statistics of a study. ``comparisons`` are against ``instruct`` of the same model, at the largest budget that
-    both have; ``budget_gains`` compare each run's largest budget with its smallest; ``judges`` are all model judges."""
+    """All statistics of a study. ``comparisons`` are against the ``baseline``, at the largest budget that both have;
+    ``budget_gains`` compare each run's largest budget with its smallest; ``judges`` are all model judges; ``overlaps`` say,
+    a dataset each, how many questions overlap with training (empty: not looked for)."""
 
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
     budget_gains: tuple[Comparison, ...]
     groups: tuple[Group, ...]
+    lengths: tuple[LengthBin, ...] = ()
     judges: tuple[JudgeSummary, ...] = ()
+    overlaps: tuple[OverlapSummary, ...] = ()
+    baseline: Baseline = OWN_INSTRUCT
 
     @property
     def largest(self) -> tuple[Cell, ...]:
@@ -147,14 +207,46 @@ class Summary(Frozen):
         return tuple(last.values())
 
 
-class Answer(NamedTuple):
-    """What comparisons need of a scored trace: is it right, and for which equivalence class does it vote."""
+class Scores(NamedTuple):
+    """The scored questions of one run at one budget, a column each of shape (questions,); see ``question_scores``.
 
-    correct: bool
-    vote: str | None
+    ``majority`` has shape (questions, most samples): right or not at each k, and -1 beyond a question's own samples.
+    """
+
+    question_key: npt.NDArray[np.object_]
+    hops: npt.NDArray[np.object_]
+    answer_type: npt.NDArray[np.object_]
+    flagged: npt.NDArray[np.bool_]
+    samples: npt.NDArray[np.int64]
+    correct: npt.NDArray[np.int64]
+    majority: npt.NDArray[np.int8]
+    votes: npt.NDArray[np.int64]
+    counts: Mapping[str, npt.NDArray[np.int64]]
+
+    @property
+    def means(self) -> npt.NDArray[np.float64]:
+        """The share of right samples of each question."""
+        return np.asarray(self.correct / self.samples, dtype=np.float64)
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Whether the majority of all samples of each question is right."""
+        return np.asarray(self.majority[np.arange(len(self.samples)), self.samples - 1] == 1)
+
+    def total(self, name: str) -> int:
+        """The sum of a count over the questions."""
+        return int(self.counts[name].sum())
+
+    def of(self, chosen: npt.NDArray[Any]) -> Scores:
+        """The questions of a mask or of indices."""
+        columns = {name: getattr(self, name)[chosen] for name in self._fields if name != "counts"}
+        return Scores(**columns, counts={name: values[chosen] for name, values in self.counts.items()})
 
 
-Questions = dict[str, list[Answer]]  # the scored answers of each question, at one budget
+COUNTS = (
+    *("cut", "forced", "unparsed", "refused", "judged", "judged_correct", "judged_matched", "judged_both"),
+    *("thinking_tokens", "answer_tokens"),
+)
 
 
 class _Pending(NamedTuple):
@@ -162,51 +254,58 @@ class _Pending(NamedTuple):
     versus: str
     budget: int | None
     difference: PairedDifference
+    clean: PairedDifference | None
     gained: int
     lost: int
     mcnemar_p: float
 
 
 class _Run(NamedTuple):
-    """What is kept of a run once its rows are read: a full study has millions, so the rows themselves are not."""
-
     id: RunId
-    budgets: tuple[int | None, ...]
-    cells: tuple[Cell, ...]
-    groups: tuple[Group, ...]
-    scored: dict[int | None, Questions]
+    asked: Row
+    scored: dict[int | None, Scores]
+
+    @property
+    def budgets(self) -> tuple[int | None, ...]:
+        return tuple(sorted(self.asked["budgets"], key=budget_order))
 
 
-def summarise(results: Iterable[Row], runs: Sequence[Row], judges: Sequence[JudgeSummary] = ()) -> Summary:
-    """Statistics of a study from ``store.queries``: ``results`` (rows of a run must stand together) and ``run_rows``.
+def summarise(
+    scores: Iterable[tuple[str, int | None, Mapping[str, Any]]],
+    runs: Sequence[Row],
+    judges: Sequence[JudgeSummary] = (),
+    *,
+    lengths: Iterable[Row] = (),
+    overlaps: Sequence[OverlapSummary] = (),
+    baseline: Baseline = OWN_INSTRUCT,
+) -> Summary:
+    """Statistics of a study from ``store.queries``: ``score_columns``, ``run_rows`` and ``length_rows``.
 
-    ``judges`` come from :func:`eval.agreement.summarise_judges`. Runs whose role is ``teacher`` are left out. Raises
-    ValueError if the rows of a run are scattered, or name no run.
+    ``judges`` come from :func:`eval.agreement.summarise_judges`, ``overlaps`` from :func:`eval.overlap.summarise_overlaps`.
+    Runs whose role is ``teacher`` are left out. Raises ValueError if the scores name no run of the study.
     """
-    known = {row["run_key"]: row for row in runs if row["role"] != "teacher"}
-    teachers = {row["run_key"] for row in runs} - known.keys()
-    read: dict[str, _Run] = {key: _read(row, ()) for key, row in known.items()}
-    seen: set[str] = set()
-    for key, rows in groupby(results, key=lambda row: str(row["run_key"])):
-        if key in teachers:
-            continue
-        if key in seen or key not in known:
-            raise ValueError(f"result rows of run {key} are scattered: sort them" if key in seen else f"no run {key}")
-        seen.add(key)
-        read[key] = _read(known[key], rows)
-    order = sorted(read.values(), key=lambda run: (run.id.role == "baseline", *run_order(run.id)))
+    known = {row["run_key"]: _Run(_identity(row), row, {}) for row in runs}
+    for key, budget, columns in scores:
+        if key not in known:
+            raise ValueError(f"scores of run {key}, which is not one of the study")
+        known[key].scored[budget] = _scores(columns)
+    order = [run for run in known.values() if run.id.role != "teacher"]
+    order.sort(key=lambda run: (run.id.role == "baseline", *run_order(run.id)))
     return Summary(
-        cells=tuple(cell for run in order for cell in run.cells),
-        comparisons=_corrected(_against_baseline(order)),
+        cells=tuple(_cell(run, budget) for run in order for budget in run.budgets),
+        comparisons=_corrected(_against(baseline, order)),
         budget_gains=_corrected(_across_budgets(order)),
-        groups=tuple(group for run in order for group in run.groups),
+        groups=tuple(group for run in order for group in _groups(run)),
+        lengths=tuple(_length_bin(known[row["run_key"]].id, row) for row in lengths if row["run_key"] in known),
         judges=tuple(judges),
+        overlaps=tuple(overlaps),
+        baseline=baseline,
     )
 
 
-def run_order(run: RunId) -> tuple[str, str, int, str]:
-    """Sort key of runs: dataset, model, then the settings in the order of the study."""
-    return run.dataset, run.model, setting_rank(run.setting), run.setting
+def run_order(run: RunId) -> tuple[str, int, str, int, str]:
+    """Sort key of runs: dataset, model from small to large, then the settings in the order of the study."""
+    return run.dataset, run.parameters or 0, run.model, setting_rank(run.setting), run.setting
 
 
 def setting_rank(setting: str) -> int:
@@ -214,101 +313,147 @@ def setting_rank(setting: str) -> int:
     return SETTING_ORDER.index(setting) if setting in SETTING_ORDER else len(SETTING_ORDER)
 
 
-def _read(run: Row, rows: Iterable[Row]) -> _Run:
-    identity = RunId(run["run_key"], run["role"], run["model"], run["setting"], run["dataset"])
-    budgets = tuple(sorted(run["budgets"], key=lambda b: (b is None, b or 0)))
-    by_budget: dict[int | None, list[Row]] = {budget: [] for budget in budgets}
-    for row in rows:
-        if row["how"] is not None and row["budget"] in by_budget:
-            by_budget[row["budget"]].append(row)
-    scored = {budget: _by_question(group) for budget, group in by_budget.items()}
-    cells = tuple(_cell(run, identity, budget, by_budget[budget], scored[budget]) for budget in budgets)
-    groups = _groups(identity, budgets[-1], by_budget[budgets[-1]], scored[budgets[-1]])
-    return _Run(identity, budgets, cells, groups, scored)
+def budget_order(budget: int | None) -> tuple[bool, int]:
+    """Sort key of budgets: no limit comes last."""
+    return budget is None, budget or 0
 
 
-def _by_question(rows: Iterable[Row]) -> Questions:
-    questions: Questions = {}
-    for row in rows:
-        questions.setdefault(row["question_key"], []).append(Answer(bool(row["correct"]), row["class"]))
-    return questions
+def budget_name(budget: int | None) -> str:
+    """A budget as people read it."""
+    return "no limit" if budget is None else str(budget)
 
 
-def _cell(run: Row, identity: RunId, budget: int | None, rows: Sequence[Row], questions: Questions) -> Cell:
-    return Cell(
-        run=identity,
-        budget=budget,
-        questions=run["questions"],
-        samples=run["samples"],
-        traces=len(rows),
-        accuracy=accuracy(_correct(questions)) if rows else None,
-        majority=_majority_accuracy(questions),
-        pass_at_k=_pass_curve(questions, run["samples"]),
-        cut=sum(row["cut"] for row in rows),
-        forced=sum(row["forced"] for row in rows),
-        unparsed=sum(row["how"] == "none" for row in rows),
-        refused=sum(row["how"] == "refused" for row in rows),
-        missing=run["questions"] * run["samples"] - len(rows),
-        judge=_judgement(rows) if run["judge"] is not None else None,
-        thinking_tokens=fmean(row["thinking_tokens"] for row in rows) if rows else None,
-        generated_tokens=fmean(row["thinking_tokens"] + row["answer_tokens"] for row in rows) if rows else None,
+def _identity(run: Row) -> RunId:
+    return RunId(run["run_key"], run["role"], run["model"], run["setting"], run["dataset"], run["parameters"])
+
+
+def _scores(columns: Mapping[str, Any]) -> Scores:
+    lists = [list(one) for one in columns["majority"]]
+    majority = np.full((len(lists), max(map(len, lists), default=1)), -1, dtype=np.int8)
+    for place, values in enumerate(lists):
+        majority[place, : len(values)] = values
+    return Scores(
+        question_key=np.array(columns["question_key"], dtype=object),
+        hops=np.array(["unknown" if hops is None else str(hops) for hops in columns["hops"]], dtype=object),
+        answer_type=np.array(columns["answer_type"], dtype=object),
+        flagged=np.array(columns["flagged"], dtype=bool),
+        samples=np.array(columns["samples"], dtype=np.int64),
+        correct=np.array(columns["correct"], dtype=np.int64),
+        majority=majority,
+        votes=np.array(columns["votes"], dtype=np.int64),
+        counts={name: np.array(columns[name], dtype=np.int64) for name in COUNTS},
     )
 
 
-def _correct(questions: Questions) -> list[list[bool]]:
-    return [[answer.correct for answer in answers] for answers in questions.values()]
+def _cell(run: _Run, budget: int | None) -> Cell:
+    asked, scores = run.asked, run.scored.get(budget)
+    wanted = asked["questions"] * asked["samples"]
+    if scores is None:
+        return Cell(run.id, budget, asked["questions"], asked["samples"], **_NOTHING, missing=wanted)
+    traces = int(scores.samples.sum())
+    thinking, answers = scores.total("thinking_tokens"), scores.total("answer_tokens")
+    return Cell(
+        run=run.id,
+        budget=budget,
+        questions=asked["questions"],
+        samples=asked["samples"],
+        traces=traces,
+        accuracy=accuracy_of_means(scores.means),
+        majority=_majority(scores),
+        pass_at_k=_pass_curve(scores, asked["samples"]),
+        majority_at_k=_majority_curve(scores),
+        flagged=int(scores.flagged.sum()),
+        clean=_clean(scores),
+        calibration=_calibration(scores),
+        cut=scores.total("cut"),
+        forced=scores.total("forced"),
+        unparsed=scores.total("unparsed"),
+        refused=scores.total("refused"),
+        missing=wanted - traces,
+        judge=None if asked["judge"] is None else _judgement(scores),
+        thinking_tokens=thinking / traces,
+        generated_tokens=(thinking + answers) / traces,
+    )
 
 
-def _pass_curve(questions: Questions, samples: int) -> tuple[PassAtK, ...]:
+# A cell of which no trace is scored yet.
+_NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("traces", "flagged", "cut", "forced", "unparsed", "refused"), 0),
+    **dict.fromkeys(("accuracy", "majority", "clean", "calibration", "judge", "thinking_tokens", "generated_tokens")),
+    "pass_at_k": (),
+    "majority_at_k": (),
+}
+
+
+def _clean(scores: Scores) -> Estimate | None:
+    kept = ~scores.flagged
+    return accuracy_of_means(scores.means[kept]) if kept.any() and not kept.all() else None
+
+
+def _pass_curve(scores: Scores, samples: int) -> tuple[PassAtK, ...]:
     # Questions with equally many samples and right ones have one value: a run of thousands has a few dozen such kinds.
-    kinds = Counter((len(answers), sum(answer.correct for answer in answers)) for answers in questions.values())
+    kinds, counts = np.unique(np.stack([scores.samples, scores.correct]), axis=1, return_counts=True)
+    known = [(int(n), int(c), int(count)) for (n, c), count in zip(kinds.T, counts, strict=True)]
     curve = []
     for k in range(1, samples + 1):
-        enough = {kind: count for kind, count in kinds.items() if kind[0] >= k}
-        if n := sum(enough.values()):
-            total = sum(count * pass_at_k(size, right, k) for (size, right), count in enough.items())
-            curve.append(PassAtK(k, total / n, n))
+        enough = [kind for kind in known if kind[0] >= k]
+        if n := sum(count for *_, count in enough):
+            curve.append(PassAtK(k, sum(count * pass_at_k(size, right, k) for size, right, count in enough) / n, n))
     return tuple(curve)
 
 
-def _majority_correct(questions: Questions) -> dict[str, bool]:
-    return {
-        key: maj_at_k([a.vote for a in answers], [a.correct for a in answers], len(answers))
-        for key, answers in questions.items()
-    }
+def _majority_curve(scores: Scores) -> tuple[MajorityAtK, ...]:
+    there = (scores.majority >= 0).sum(axis=0)
+    right = (scores.majority == 1).sum(axis=0)
+    return tuple(MajorityAtK(k + 1, float(right[k] / n), int(n)) for k, n in enumerate(there) if n)
 
 
-def _majority_accuracy(questions: Questions) -> Estimate | None:
-    right = list(_majority_correct(questions).values())
-    if not right:
+def _majority(scores: Scores) -> Estimate:
+    right, n = int(scores.right.sum()), len(scores.samples)
+    low, high, _ = wilson(right, n)
+    return Estimate(right / n, low, high, n)
+
+
+def _calibration(scores: Scores) -> Calibration | None:
+    several = scores.samples > 1
+    if not several.any():
         return None
-    low, high, _ = wilson(sum(right), len(right))
-    return Estimate(sum(right) / len(right), low, high, len(right))
+    chosen = scores.of(several)
+    return calibrate((chosen.votes / chosen.samples).tolist(), chosen.right.tolist())
 
 
-def _judgement(rows: Sequence[Row]) -> Judgement:
-    answered = [row for row in rows if row["how"] not in ("none", "refused")]
-    both = [row for row in answered if row["judged"] is not None]
-    pairs = [(bool(row["judged"]), bool(row["correct"])) for row in both]
-    counted = len(pairs) + len(rows) - len(answered)
+def _judgement(scores: Scores) -> Judgement:
+    n, said, matched, both = (
+        scores.total(name) for name in ("judged", "judged_correct", "judged_matched", "judged_both")
+    )
+    unanswered = scores.total("unparsed") + scores.total("refused")
+    table: dict[tuple[Hashable, Hashable], int] = {
+        (True, True): both,
+        (True, False): said - both,
+        (False, True): matched - both,
+        (False, False): n - said - matched + both,
+    }
     return Judgement(
-        accuracy=sum(judged for judged, _ in pairs) / counted if counted else None,
-        kappa=cohen_kappa([j for j, _ in pairs], [m for _, m in pairs]) if pairs else None,
-        agreement=fmean(judged == matched for judged, matched in pairs) if pairs else None,
-        n=len(pairs),
-        invalid=len(answered) - len(both),
+        accuracy=said / (n + unanswered) if n + unanswered else None,
+        kappa=cohen_kappa_of_counts(table) if n else None,
+        agreement=(table[True, True] + table[False, False]) / n if n else None,
+        n=n,
+        invalid=int(scores.samples.sum()) - unanswered - n,
     )
 
 
-def _against_baseline(runs: Sequence[_Run]) -> list[_Pending]:
-    baselines = {(run.id.model, run.id.dataset): run for run in reversed(runs) if run.id.setting == BASELINE}
+def _against(baseline: Baseline, runs: Sequence[_Run]) -> list[_Pending]:
+    bases = {(run.id.model, run.id.dataset): run for run in reversed(runs) if run.id.setting == baseline.setting}
     compared = []
     for run in runs:
-        base = baselines.get((run.id.model, run.id.dataset))
-        shared = [budget for budget in run.budgets if base and budget in base.budgets]
-        if base is None or run.id.setting == BASELINE or not shared:
+        base = bases.get((baseline.model or run.id.model, run.id.dataset))
+        if base is None or base is run or (baseline.model is None and run.id.setting == baseline.setting):
             continue
-        compared.append(_compare(run, BASELINE, shared[-1], run.scored[shared[-1]], base.scored[shared[-1]]))
+        shared = [budget for budget in run.budgets if budget in base.budgets]
+        # A hosted baseline has one budget of its own: then each is taken as far as it thinks.
+        if shared or baseline.model is not None:
+            mine, theirs = (shared[-1], shared[-1]) if shared else (run.budgets[-1], base.budgets[-1])
+            compared.append(_compare(run, baseline.label, mine, base.scored.get(theirs)))
     return [one for one in compared if one]
 
 
@@ -317,20 +462,31 @@ def _across_budgets(runs: Sequence[_Run]) -> list[_Pending]:
     for run in runs:
         first, last = run.budgets[0], run.budgets[-1]
         if first != last:
-            compared.append(_compare(run, budget_name(first), last, run.scored[last], run.scored[first]))
+            compared.append(_compare(run, budget_name(first), last, run.scored.get(first)))
     return [one for one in compared if one]
 
 
-def _compare(run: _Run, versus: str, budget: int | None, ours: Questions, theirs: Questions) -> _Pending | None:
-    shared = [key for key in ours if key in theirs]
-    if not shared:
+def _compare(run: _Run, versus: str, budget: int | None, theirs: Scores | None) -> _Pending | None:
+    ours = run.scored.get(budget)
+    if ours is None or theirs is None:
         return None
-    mine, other = {key: ours[key] for key in shared}, {key: theirs[key] for key in shared}
-    difference = paired_bootstrap(_correct(mine), _correct(other))
-    right, before = _majority_correct(mine), _majority_correct(other)
-    gained = sum(right[key] and not before[key] for key in shared)
-    lost = sum(before[key] and not right[key] for key in shared)
-    return _Pending(run.id, versus, budget, difference, gained, lost, mcnemar_exact(gained, lost))
+    _, here, there = np.intersect1d(ours.question_key, theirs.question_key, assume_unique=True, return_indices=True)
+    if len(here) == 0:
+        return None
+    mine, other = ours.of(here), theirs.of(there)
+    kept = ~mine.flagged
+    gained = int((mine.right & ~other.right).sum())
+    lost = int((other.right & ~mine.right).sum())
+    return _Pending(
+        run=run.id,
+        versus=versus,
+        budget=budget,
+        difference=paired_bootstrap_of_means(mine.means, other.means),
+        clean=paired_bootstrap_of_means(mine.means[kept], other.means[kept]) if kept.any() and not kept.all() else None,
+        gained=gained,
+        lost=lost,
+        mcnemar_p=mcnemar_exact(gained, lost),
+    )
 
 
 def _corrected(pending: Sequence[_Pending]) -> tuple[Comparison, ...]:
@@ -339,20 +495,37 @@ def _corrected(pending: Sequence[_Pending]) -> tuple[Comparison, ...]:
     return tuple(Comparison(*one, d, m) for one, d, m in zip(pending, by_difference, by_majority, strict=True))
 
 
-def _groups(run: RunId, budget: int | None, rows: Sequence[Row], questions: Questions) -> tuple[Group, ...]:
-    values = {
-        row["question_key"]: ("unknown" if row["hops"] is None else str(row["hops"]), row["answer_type"])
-        for row in rows
-    }
-    found = []
+def _groups(run: _Run) -> list[Group]:
+    budget = run.budgets[-1]
+    scores = run.scored.get(budget)
+    if scores is None:
+        return []
     kinds: tuple[Literal["hops", "answer_type"], ...] = ("hops", "answer_type")
-    for place, by in enumerate(kinds):
-        for value in sorted({both[place] for both in values.values()}):
-            members = {key: answers for key, answers in questions.items() if values[key][place] == value}
-            found.append(Group(run, budget, by, value, accuracy(_correct(members))))
-    return tuple(found)
+    found = []
+    for by in kinds:
+        values = getattr(scores, by)
+        for value in sorted(set(values)):
+            members = scores.of(values == value)
+            found.append(
+                Group(
+                    run=run.id,
+                    budget=budget,
+                    by=by,
+                    value=value,
+                    accuracy=accuracy_of_means(members.means),
+                    flagged=int(members.flagged.sum()),
+                    clean=_clean(members),
+                    traces=int(members.samples.sum()),
+                    cut=members.total("cut"),
+                    unparsed=members.total("unparsed"),
+                    refused=members.total("refused"),
+                )
+            )
+    return found
 
 
-def budget_name(budget: int | None) -> str:
-    """A budget as people read it."""
-    return "no limit" if budget is None else str(budget)
+def _length_bin(run: RunId, row: Row) -> LengthBin:
+    low, high = (0.0, 1.0) if row["bin"] < 0 else (2 ** (row["bin"] / 2), 2 ** ((row["bin"] + 1) / 2))
+    return LengthBin(
+        run, row["budget"], low, high, row["cut"], row["traces"], row["correct"], row["tokens"] / row["traces"]
+    )

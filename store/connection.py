@@ -25,6 +25,10 @@ from store.types import InputError, RunError
 Row = Mapping[str, Any]
 LOCK_TIMEOUT_VARIABLE = "FACTSCALE_LOCK_TIMEOUT"
 
+# Rows that DuckDB stores together. The file is closed after each landing, and closing writes the last, unfilled group anew:
+# at its default of 122,880 rows of long text that is hundreds of megabytes for each landing.
+_ROW_GROUP = 4096
+
 
 class Unit(NamedTuple):
     """The manifest row of a finished unit. ``seconds`` is wall time; tokens and cost (US dollars) are what it took."""
@@ -98,20 +102,26 @@ class Store:
         Rows whose key is in the table already are left as they are. Returns the number of rows that were new.
         """
         landed = 0
+        with self.transaction() as db:
+            for table, rows in tables.items():
+                landed += _insert(db, table, rows)
+            if unit is not None:
+                _insert(db, "units", [unit._asdict()])
+        return landed
+
+    @contextmanager
+    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The open database in a transaction that commits at the end of the block, or leaves all as it was."""
         with self.connection() as db:
             db.begin()
             try:
-                for table, rows in tables.items():
-                    landed += _insert(db, table, rows)
-                if unit is not None:
-                    _insert(db, "units", [unit._asdict()])
+                yield db
                 db.commit()
             except BaseException:
                 # After a full disk DuckDB has ended the transaction itself; that must not hide why.
                 with suppress(duckdb.TransactionException):
                     db.rollback()
                 raise
-        return landed
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows of a read-only statement, as dicts. Values go in as ``parameters``, never pasted into the SQL."""
@@ -177,9 +187,7 @@ class Store:
         while True:
             try:
                 with self._clear_errors():
-                    db = duckdb.connect(str(self.path), read_only=read_only)
-                    db.execute("SET TimeZone = 'UTC'")
-                    return db
+                    return self._attached(read_only=read_only)
             except _LockedError as error:
                 if time.monotonic() >= deadline:
                     raise RunError(
@@ -188,6 +196,18 @@ class Store:
                     ) from None
                 time.sleep(pause)
                 pause = min(pause * 1.5, 0.25)
+
+    def _attached(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        db = duckdb.connect()
+        try:
+            options = f"ROW_GROUP_SIZE {_ROW_GROUP}{', READ_ONLY' if read_only else ''}"
+            db.execute(f"ATTACH {_literal(str(self.path))} AS store ({options})")
+            db.execute("USE store")
+            db.execute("SET TimeZone = 'UTC'")
+        except BaseException:
+            db.close()
+            raise
+        return db
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -238,6 +258,10 @@ def _insert(db: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row] | pa.
     finally:
         db.unregister("landing_rows")
     return int(counted[0]) if counted else 0
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _name(identifier: str) -> str:

@@ -15,11 +15,6 @@ from store.connection import Store
 
 Rows = list[dict[str, Any]]
 
-_RESULT_COLUMNS = (
-    "run_key, role, model, setting, dataset, question_key, question_id, answer_type, hops, sample, budget, "
-    "thinking_tokens, answer_tokens, cut, forced, finish, how, class, correct, judged"
-)
-
 
 def study(store: Store, study_key: str) -> dict[str, Any] | None:
     """The study with this key (study_key, name, spec, started_at); None if there is none."""
@@ -51,20 +46,43 @@ def run_rows(store: Store, study_key: str) -> Rows:
     return rows
 
 
-def result_rows(store: Store, study_key: str, run_key: str | None = None) -> Rows:
-    """One narrow row (no text) a landed trace, of the whole study or of one run; rows of a run stand together."""
-    sql = f"SELECT {_RESULT_COLUMNS} FROM results WHERE study_key = $study"  # noqa: S608 - constant columns
-    chosen = "" if run_key is None else " AND run_key = $run"
-    parameters = {"study": study_key} | ({} if run_key is None else {"run": run_key})
-    order = " ORDER BY run_key, question_key, sample, budget NULLS LAST"
-    return store.query(sql + chosen + order, parameters)
+def score_columns(store: Store, study_key: str) -> Iterator[tuple[str, int | None, dict[str, list[Any]]]]:
+    """The scored questions of each run and budget: (run_key, budget, columns by name), questions in the order of their keys.
 
-
-def iter_result_rows(store: Store, study_key: str) -> Iterator[dict[str, Any]]:
-    """:func:`result_rows` of one run after the other: the full study has millions of rows, a run tens of thousands."""
+    Columns are those of the view ``scores``; the study's scores must have been made (``store.scores.score_study``).
+    """
+    columns = (
+        "question_key, hops, answer_type, flagged, samples, correct, majority, votes, cut, forced, unparsed, refused, judged, "
+        "judged_correct, judged_matched, judged_both, thinking_tokens, answer_tokens"
+    )
     runs = store.query("SELECT run_key FROM study_runs WHERE study_key = ? ORDER BY run_key", [study_key])
     for run in runs:
-        yield from result_rows(store, study_key, run["run_key"])
+        found = store.arrow(
+            f"SELECT budget, {columns} FROM scores WHERE study_key = ? AND run_key = ? "  # noqa: S608 - constant columns
+            "ORDER BY budget NULLS LAST, question_key",
+            [study_key, run["run_key"]],
+        )
+        budgets = found.column("budget").to_pylist()
+        start = 0
+        for end in range(1, len(budgets) + 1):
+            if end == len(budgets) or budgets[end] != budgets[start]:
+                part = found.slice(start, end - start)
+                yield (
+                    run["run_key"],
+                    budgets[start],
+                    {name: part.column(name).to_pylist() for name in columns.split(", ")},
+                )
+                start = end
+
+
+def length_rows(store: Store, study_key: str) -> Rows:
+    """Traces by the length of their thought: one row a run, budget, bin and cut or not (run_key, budget, bin, cut, traces,
+    correct, tokens)."""
+    return store.query(
+        "SELECT r.run_key, l.budget, l.bin, l.cut, l.traces, l.correct, l.tokens FROM study_runs r "
+        "JOIN length_scores l USING (score_key) WHERE r.study_key = ? ORDER BY ALL",
+        [study_key],
+    )
 
 
 def ballot_rows(store: Store, study_key: str) -> Rows:
@@ -156,6 +174,15 @@ def training_rows(store: Store, study_key: str) -> dict[str, Rows]:
         "training_sets": _decoded(sets, "statistics"),
         "training_logs": logs,
     }
+
+
+def training_quality_rows(store: Store, study_key: str) -> Rows:
+    """What the teachers' traces were worth, a row a training set of the study (the view ``training_quality``)."""
+    rows = store.query(
+        "SELECT * EXCLUDE (study_key) FROM training_quality WHERE study_key = ? ORDER BY recipe DESC, training_set",
+        [study_key],
+    )
+    return _decoded(rows, "dropped")
 
 
 def graphs_of(store: Store, retrieval_key: str, question_keys: Sequence[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ inference, because the landed row records the engine, and the same weights are a
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 from kg.candidates import Options
@@ -170,15 +171,37 @@ class JudgeSpec(Spec):
     predictions: tuple[str, ...]
 
 
+class OverlapSpec(Spec):
+    """How near the questions of a test set are to those that students were trained on, and what of them was in a prompt.
+
+    ``train`` and ``test`` are the sets by content (:func:`set_key` of question keys), ``prompt_sets`` what teachers were
+    given for the training questions. ``encoder`` names the encoder that runs, None without one; ``overlap`` and ``leaks``
+    are versions of the code. Left out: whether an encoder was required, since what counts is whether one ran.
+    """
+
+    train: str
+    test: str
+    prompt_sets: tuple[str, ...]
+    encoder: str | None
+    ngram: int
+    ngram_share: float
+    cosine: float
+    overlap: str
+    leaks: str
+
+
 class ReportSpec(Spec):
-    """A report: everything it is drawn from, and the version of the code that draws it."""
+    """A report: everything it is drawn from, what it compares and shows, and the version of the code that draws it."""
 
     study: str
     units: tuple[str, ...]
+    baseline: str
+    baseline_model: str | None
+    questions: int
     version: str
 
 
-UnitKind = Literal["control", "traces", "training_set", "student", "predictions", "verdicts", "report"]
+UnitKind = Literal["control", "traces", "training_set", "student", "predictions", "verdicts", "overlap", "report"]
 
 
 def thought_id(spec: ThoughtSpec, dataset: str, question_id: str, prompt_key: str, sample: int) -> str:
@@ -194,6 +217,11 @@ def trace_id(thought: str, answer: AnswerSpec, budget: int | None) -> str:
 def seed_of(thought: str) -> int:
     """The seed of a row, 31 bits, from its key (which holds the study's seed, the question and the sample)."""
     return int(thought[:8], 16) & 0x7FFFFFFF
+
+
+def score_key(unit: str, parser: str, matcher: str, judge: str | None) -> str:
+    """Key of a run's scores: its unit of traces, and by what they are read. Migration 0004 computes it in SQL for older rows."""
+    return hashlib.sha256("|".join((unit, parser, matcher, judge or "")).encode()).hexdigest()[:32]
 
 
 def set_key(rows: list[Any]) -> str:

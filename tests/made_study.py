@@ -12,11 +12,13 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from store.connection import Store
+from tasks.keys import score_key
 
 STUDY = "study-1"
 SETTINGS = ("instruct", "cot", "rt", "fs1")
 HOSTILE = "<script>alert('x')</script></style><img src=http://evil.example/a.png onerror=alert(1)>"
 SMALL, BIG = "tiny-135m", "big<i>7b & co"
+FLAGGED = (2, 5)  # questions that overlap with training: one in its words, one in a training prompt
 CITIES = ("Paris", "Lima", "Oslo", "Quito", "Cairo", "Tunis", "Dakar", "Hanoi")
 
 
@@ -56,6 +58,7 @@ def make(store: Store, *, questions: int = 10, samples: int = 4, seed: int = 5) 
     tables: dict[str, list[dict[str, Any]]] = {}
     _questions(tables, questions)
     _training(tables)
+    _overlaps(tables, questions)
     facts: list[Fact] = []
     runs = [(SMALL, setting) for setting in SETTINGS] + [(BIG, "instruct")]
     for place, (model, setting) in enumerate(runs):
@@ -125,6 +128,27 @@ def _question(
     )
 
 
+def _overlaps(tables: dict[str, list[dict[str, Any]]], questions: int) -> None:
+    _add(tables, "study_overlaps", study_key=STUDY, dataset="starter", overlap_key="overlap-1")
+    _unit(tables, "overlap-1", "overlaps", 3, {"ngram": 5, "ngram_share": 0.7, "cosine": 0.9})
+    for place in range(questions):
+        exact, leaked = place == FLAGGED[0], place == FLAGGED[1]
+        _add(
+            tables,
+            "question_overlaps",
+            overlap_key="overlap-1",
+            question_key=f"q{place}",
+            dataset="starter",
+            nearest=f"t{place % 3}",
+            exact=exact,
+            ngram=1.0 if exact else 0.05 * place,
+            cosine=None,
+            leak="fact" if leaked else None,
+            leaked_in="t1" if leaked else None,
+            flagged=place in FLAGGED,
+        )
+
+
 def _unit(tables: dict[str, list[dict[str, Any]]], key: str, kind: str, day: int, spec: dict[str, Any]) -> None:
     _add(
         tables,
@@ -171,6 +195,8 @@ def _run(
         parser="parser-1",
         matcher="matcher-1",
         judge="judge-1",
+        score_key=score_key(f"traces-{key}", "parser-1", "matcher-1", "judge-1"),
+        parameters=7_600_000_000 if model == BIG else 135_000_000,
         student_key=f"student-{setting}" if trained else None,
         retrieval_key="retrieval-1" if setting == "fs1" else None,
     )

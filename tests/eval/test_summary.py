@@ -11,20 +11,43 @@ import made_study
 import pytest
 
 from eval.agreement import Agreement, JudgeScore, JudgeSummary, summarise_judges
-from eval.findings import judge_table, markdown_summary, points, table_rows, verdict
+from eval.findings import markdown_summary, points, verdict
+from eval.overlap import summarise_overlaps
 from eval.statistics import PairedDifference
-from eval.summary import Cell, Comparison, RunId, Summary, summarise
+from eval.summary import COUNTS, Baseline, Cell, Comparison, RunId, Summary, summarise
+from eval.tables import judge_table, table_rows
 from store import queries
 from store.connection import Store
+from store.overlap import overlap_rows
+from store.scores import score_study
+
+Scored = tuple[str, int | None, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Summary]:
+def landed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Store]:
     store = Store(tmp_path_factory.mktemp("store") / "made.duckdb")
     made = made_study.make(store)
-    runs = queries.run_rows(store, made_study.STUDY)
-    judges = summarise_judges(queries.judge_rows(store, made_study.STUDY), queries.ballot_rows(store, made_study.STUDY))
-    return made, summarise(queries.iter_result_rows(store, made_study.STUDY), runs, judges)
+    assert score_study(store, made_study.STUDY) == len(made.facts)
+    return made, store
+
+
+def summary_with(store: Store, baseline: Baseline) -> Summary:
+    key = made_study.STUDY
+    return summarise(
+        queries.score_columns(store, key),
+        queries.run_rows(store, key),
+        summarise_judges(queries.judge_rows(store, key), queries.ballot_rows(store, key)),
+        lengths=queries.length_rows(store, key),
+        overlaps=summarise_overlaps(overlap_rows(store, key)),
+        baseline=baseline,
+    )
+
+
+@pytest.fixture(scope="module")
+def study(landed: tuple[Any, Store]) -> tuple[Any, Summary]:
+    made, store = landed
+    return made, summary_with(store, Baseline())
 
 
 def by_question(made: Any, run: str, budget: int | None) -> dict[int, list[Any]]:
@@ -84,6 +107,101 @@ def test_majority_counts_no_unparsed_vote_and_breaks_ties_by_who_was_there_first
         right = [majority_right(g) for g in by_question(made, cell.run.run_key, cell.budget).values()]
         assert cell.majority
         assert cell.majority.value == pytest.approx(sum(right) / len(right))
+
+
+def test_the_majority_of_the_first_samples_is_known_for_every_k(study: tuple[Any, Summary]) -> None:
+    for made, cell in cells(study):
+        for point in cell.majority_at_k:
+            groups = [g for g in by_question(made, cell.run.run_key, cell.budget).values() if len(g) >= point.k]
+            right = [majority_right(g[: point.k]) for g in groups]
+            assert (point.value, point.n) == (pytest.approx(sum(right) / len(right)), len(groups))
+        assert cell.majority_at_k[-1].k == made.samples
+
+
+def test_accuracy_stands_with_and_without_the_flagged_questions(study: tuple[Any, Summary]) -> None:
+    for made, cell in cells(study):
+        groups = by_question(made, cell.run.run_key, cell.budget)
+        clean = [sum(f.correct for f in g) / len(g) for q, g in groups.items() if q not in made_study.FLAGGED]
+        assert cell.flagged == len(groups) - len(clean) > 0
+        assert cell.clean
+        assert (cell.clean.value, cell.clean.n) == (pytest.approx(sum(clean) / len(clean)), len(clean))
+
+
+def test_groups_and_comparisons_stand_without_the_flagged_questions_too(study: tuple[Any, Summary]) -> None:
+    made, summary = study
+    for one in summary.comparisons:
+        ours, theirs = by_question(made, one.run.run_key, None), by_question(made, "run-0", None)
+        shared = [q for q in ours if q in theirs and q not in made_study.FLAGGED]
+        assert one.clean
+        assert one.clean.n == len(shared) < one.difference.n
+    for group in summary.groups:
+        assert (group.clean is None) == (group.flagged in (0, group.accuracy.n))
+    assert sum(g.flagged for g in summary.groups if g.run.run_key == "run-0" and g.by == "hops") == 2
+    (near,) = summary.overlaps
+    assert (near.dataset, near.flagged) == ("starter", 2)
+
+
+def test_confidence_is_the_share_of_samples_that_agree(study: tuple[Any, Summary]) -> None:
+    for made, cell in cells(study):
+        groups = [g for g in by_question(made, cell.run.run_key, cell.budget).values() if len(g) > 1]
+        votes = [Counter(f.vote for f in g if f.vote is not None) for g in groups]
+        shares = [max(v.values(), default=0) / len(g) for v, g in zip(votes, groups, strict=True)]
+        assert cell.calibration
+        assert cell.calibration.n == len(groups)
+        told = sum(b.confidence * b.n for b in cell.calibration.bins if b.n)
+        assert told == pytest.approx(sum(shares))
+
+
+def test_every_trace_is_in_one_bin_of_length(study: tuple[Any, Summary]) -> None:
+    made, summary = study
+    assert sum(one.traces for one in summary.lengths) == len(made.facts)
+    assert sum(one.correct for one in summary.lengths) == sum(f.correct for f in made.facts)
+    for one in summary.lengths:
+        facts = [
+            f
+            for f in made.facts
+            if (f.run, f.budget, f.cut) == (one.run.run_key, one.budget, one.cut) and one.low <= f.thinking < one.high
+        ]
+        assert (one.traces, one.correct) == (len(facts), sum(f.correct for f in facts))
+        assert one.mean_tokens == pytest.approx(sum(f.thinking for f in facts) / len(facts))
+
+
+@pytest.mark.parametrize(
+    ("baseline", "runs", "versus"),
+    [
+        (Baseline(setting="rt"), [("tiny-135m", "instruct"), ("tiny-135m", "cot"), ("tiny-135m", "fs1")], "rt"),
+        (
+            Baseline(model=made_study.BIG),
+            [("tiny-135m", setting) for setting in made_study.SETTINGS],
+            f"{made_study.BIG}, instruct",
+        ),
+        (
+            Baseline(setting="fs1", model="tiny-135m"),
+            [("tiny-135m", "instruct"), ("tiny-135m", "cot"), ("tiny-135m", "rt"), (made_study.BIG, "instruct")],
+            "tiny-135m, fs1",
+        ),
+    ],
+)
+def test_the_baseline_can_be_chosen(
+    landed: tuple[Any, Store], baseline: Baseline, runs: list[tuple[str, str]], versus: str
+) -> None:
+    made, store = landed
+    summary = summary_with(store, baseline)
+    assert [(one.run.model, one.run.setting) for one in summary.comparisons] == runs
+    assert {one.versus for one in summary.comparisons} == {versus}
+    base = next(
+        run.run.run_key
+        for run in summary.largest
+        if run.run.setting == baseline.setting and run.run.model == (baseline.model or "tiny-135m")
+    )
+    for one in summary.comparisons:
+        ours, theirs = by_question(made, one.run.run_key, None), by_question(made, base, None)
+        gains = [
+            sum(f.correct for f in ours[q]) / len(ours[q]) - sum(f.correct for f in theirs[q]) / len(theirs[q])
+            for q in ours
+            if q in theirs
+        ]
+        assert one.difference.diff == pytest.approx(sum(gains) / len(gains))
 
 
 def test_what_went_wrong_is_counted(study: tuple[Any, Summary]) -> None:
@@ -193,12 +311,12 @@ def judge(kappa: float | None, invalid: int = 0, verdicts: int = 50) -> JudgeSum
     ],
 )
 def test_a_poor_judge_is_named(judges: tuple[JudgeSummary, ...], words: str) -> None:
-    assert any(sentence.startswith(words) for sentence in verdict(summarise([result_row()], [run_row()], judges)))
+    assert any(sentence.startswith(words) for sentence in verdict(summarise([scored()], [run_row()], judges)))
 
 
 @pytest.mark.parametrize("fair", [judge(0.9, invalid=4), judge(None), judge(0.5, verdicts=0)])
 def test_a_fair_judge_is_not_spoken_of(fair: JudgeSummary) -> None:
-    assert verdict(summarise([result_row()], [run_row()], (fair,))) == verdict(summarise([result_row()], [run_row()]))
+    assert verdict(summarise([scored()], [run_row()], (fair,))) == verdict(summarise([scored()], [run_row()]))
 
 
 def test_judges_are_a_flat_table(study: tuple[Any, Summary]) -> None:
@@ -253,13 +371,14 @@ def test_a_breakdown_covers_each_question_once(study: tuple[Any, Summary], by: s
 
 def run_row(**changes: Any) -> dict[str, Any]:
     row = {"run_key": "r", "role": "student", "model": "m", "setting": "instruct", "dataset": "d", "budgets": [8]}
-    return row | {"questions": 2, "samples": 1, "judge": None} | changes
+    return row | {"questions": 2, "samples": 1, "judge": None, "parameters": None} | changes
 
 
-def result_row(**changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {"run_key": "r", "question_key": "q", "budget": 8, "sample": 0, "correct": True, "class": "a"}
-    row |= {"how": "boxed", "cut": False, "forced": False, "thinking_tokens": 4, "answer_tokens": 2, "judged": None}
-    return row | {"hops": 1, "answer_type": "entity"} | changes
+def scored(run: str = "r", **changes: Any) -> Scored:
+    """One question with one sample, right; as columns."""
+    row: dict[str, Any] = {"question_key": "q", "hops": 1, "answer_type": "entity", "flagged": False, "samples": 1}
+    row |= {"correct": 1, "majority": [True], "votes": 1, **dict.fromkeys(COUNTS, 0), **changes}
+    return run, 8, {name: [value] for name, value in row.items()}
 
 
 def test_a_run_of_which_nothing_landed_is_all_missing() -> None:
@@ -271,29 +390,34 @@ def test_a_run_of_which_nothing_landed_is_all_missing() -> None:
     assert "–" in markdown_summary(summary)
 
 
-def test_a_trace_that_is_not_scored_yet_is_missing_and_not_wrong() -> None:
-    summary = summarise([result_row(), result_row(question_key="p", how=None, correct=False)], [run_row()])
-    (cell,) = summary.cells
+def test_a_question_without_a_scored_trace_is_missing_and_not_wrong() -> None:
+    (cell,) = summarise([scored()], [run_row()]).cells
     assert cell.accuracy
     assert (cell.accuracy.value, cell.accuracy.n, cell.missing) == (1.0, 1, 1)
 
 
-def test_rows_must_stand_together_and_name_a_run() -> None:
-    runs = [run_row(), run_row(run_key="s", setting="cot")]
-    with pytest.raises(ValueError, match="run r are scattered"):
-        summarise([result_row(), result_row(run_key="s"), result_row()], runs)
-    with pytest.raises(ValueError, match="no run x"):
-        summarise([result_row(run_key="x")], runs)
+def test_scores_of_a_run_that_is_not_asked_for_are_a_mistake() -> None:
+    with pytest.raises(ValueError, match="run x, which is not one of the study"):
+        summarise([scored("x")], [run_row()])
+
+
+def test_one_sample_has_no_agreement_to_be_calibrated() -> None:
+    assert summarise([scored()], [run_row()]).cells[0].calibration is None
+
+
+def test_where_all_questions_are_flagged_nothing_is_left() -> None:
+    (cell,) = summarise([scored(flagged=True)], [run_row()]).cells
+    assert (cell.flagged, cell.clean) == (1, None)
 
 
 def test_a_teacher_is_no_result() -> None:
-    summary = summarise([result_row(run_key="t"), result_row()], [run_row(), run_row(run_key="t", role="teacher")])
+    summary = summarise([scored("t"), scored()], [run_row(), run_row(run_key="t", role="teacher")])
     assert [cell.run.run_key for cell in summary.cells] == ["r"]
 
 
 def compared(p: float, q: float, diff: float) -> Comparison:
     run = RunId("r", "student", "m", "fs1", "d")
-    return Comparison(run, "instruct", 8, PairedDifference(diff, diff - 0.1, diff + 0.1, p, 24), 3, 1, q, p, q)
+    return Comparison(run, "instruct", 8, PairedDifference(diff, diff - 0.1, diff + 0.1, p, 24), None, 3, 1, q, p, q)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +441,7 @@ def test_a_difference_is_told_only_where_both_tests_tell_it(p: float, q: float, 
     ],
 )
 def test_the_verdict_says_no_more_than_the_tests(comparisons: tuple[Comparison, ...], words: str) -> None:
-    base = summarise([result_row()], [run_row()])
+    base = summarise([scored()], [run_row()])
     sentences = verdict(base.model_copy(update={"comparisons": comparisons}))
     assert sentences[0].startswith(words)
     assert any("With 1 question the intervals" in sentence for sentence in sentences)

@@ -51,29 +51,8 @@ def test_a_run_without_a_single_trace_is_still_a_run(tmp_path: Path) -> None:
     store.land({"study_runs": [run | {"parser": "x", "matcher": "y"}]})
     (row,) = queries.run_rows(store, "s")
     assert (row["questions"], row["landed"], row["missing"], row["budgets"]) == (0, 0, 0, [None])
-    assert queries.result_rows(store, "s") == []
+    assert list(queries.score_columns(store, "s")) == []
     assert queries.units_of_study(store, "s") == []
-
-
-def test_results_are_narrow_and_grouped_by_run(landed: tuple[Store, Any]) -> None:
-    store, made = landed
-    rows = queries.result_rows(store, STUDY)
-    assert len(rows) == len(made.facts)
-    keys = [row["run_key"] for row in rows]
-    assert keys == sorted(keys)
-    assert not {"prediction", "text", "answer_text"} & set(rows[0])
-    assert list(queries.iter_result_rows(store, STUDY)) == rows
-    assert queries.result_rows(store, STUDY, "run-1") == [row for row in rows if row["run_key"] == "run-1"]
-    found = {(r["run_key"], r["question_key"], r["sample"], r["budget"]): r for r in rows}
-    for fact in made.facts:
-        row = found[fact.run, f"q{fact.question}", fact.sample, fact.budget]
-        assert (row["correct"], row["how"], row["class"], row["judged"], row["cut"]) == (
-            fact.correct,
-            fact.how,
-            fact.vote,
-            fact.judged,
-            fact.cut,
-        )
 
 
 def test_a_studys_units_are_found_along_the_keys_they_name(landed: tuple[Store, Any]) -> None:
