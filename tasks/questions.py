@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.benchmarks import load
+from eval.benchmarks import Custom, load, locate
+from eval.benchmarks.freebase import names_table
 from store.connection import Store
 from store.types import Answer, Link, Prompt, Question, Split, digest
 from tasks.keys import set_key
@@ -22,19 +24,32 @@ class Asked(NamedTuple):
     prompt: Prompt
 
 
-def load_questions(dataset: str, split: Split, limit: int | None, path: str | None) -> tuple[Question, ...]:
+def load_questions(
+    dataset: str, split: Split, limit: int | None, path: str | None, custom: Custom | None = None
+) -> tuple[Question, ...]:
     """The questions of one set, read once a process as long as its file stays as it is; errors as of ``eval.benchmarks``."""
-    file = Path(path) if path else None
-    try:
-        state = file.stat() if file else None
-    except OSError:
-        state = None  # the loader says what is wrong with it
-    return _loaded(dataset, split, limit, file, (state.st_size, state.st_mtime_ns) if state else None)
+    file = locate(dataset, split, Path(path) if path else None, custom)
+    return _loaded(dataset, split, limit, file, custom, _state(file))
+
+
+def _state(file: Path | None) -> tuple[tuple[str, int, int], ...]:
+    """Size and time of everything that a set is read from: the file and the table of names beside it, or a folder's files."""
+    if file is None:
+        return ()
+    files = sorted(file.rglob("*")) if file.is_dir() else [file, *([table] if (table := names_table(file)) else [])]
+    state = []
+    for one in files:
+        with suppress(OSError):  # the loader says what is wrong with it
+            found = one.stat()
+            state.append((str(one), found.st_size, found.st_mtime_ns))
+    return tuple(state)
 
 
 @lru_cache(maxsize=32)
-def _loaded(dataset: str, split: Split, limit: int | None, file: Path | None, _state: object) -> tuple[Question, ...]:
-    return load(dataset, split, limit=limit, path=file)
+def _loaded(
+    dataset: str, split: Split, limit: int | None, file: Path | None, custom: Custom | None, _state: object
+) -> tuple[Question, ...]:
+    return load(dataset, split, limit=limit, path=file, custom=custom)
 
 
 # A benchmark's keys are asked for by every step of a flow. Known by the object, which cannot change, since comparing or

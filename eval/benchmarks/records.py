@@ -1,8 +1,8 @@
 """Read benchmark files, plain or gzipped, into records that remember where they stand, and make questions of them.
 
-A file is JSONL, a JSON array, a JSON object around an array, or CSV. What is wrong with it is an InputError that names
-the file, the line (JSONL, CSV) or the record's number (JSON) from 1, and the field. The digest of a provenance is that
-of the content, so that a gzipped copy has the same.
+A file is JSONL, a JSON array, a JSON object around an array, Parquet, or CSV. What is wrong with it is an InputError that
+names the file, the place and the field; the place is the line (JSONL, CSV) or the record's number (JSON), from 1, or the
+row (Parquet), from 0. The digest of a provenance is that of the content, so that a gzipped copy has the same.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SPLIT_WORDS: dict[str, Split] = {
 }
 NO_ANSWER = "no gold answer"
 NO_NAME = "its answers are ids without a name"
+PARQUET = b"PAR1"  # how a Parquet file begins
 _LARGEST_CELL = 2**31 - 1  # bytes; the list of answers of one question is longer than csv's own limit
 
 
@@ -163,6 +164,11 @@ def content(path: Path) -> tuple[bytes, str]:
     return unpacked, hashlib.sha256(unpacked).hexdigest()
 
 
+def is_records(data: bytes) -> bool:
+    """Whether a file's content is for :func:`read_records` (JSON, JSONL, Parquet), and not a CSV table."""
+    return data.startswith(PARQUET) or data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{")
+
+
 def read_jsonl(path: Path) -> Iterator[Record]:
     """The objects of a JSONL file with their line numbers from 1; empty lines are passed over."""
     data, checksum = content(path)
@@ -178,8 +184,12 @@ def _lines(path: Path, data: bytes, checksum: str) -> Iterator[Record]:
 
 
 def read_records(path: Path, key: str | None = None) -> Iterator[Record]:
-    """The objects of a JSON array (numbered from 1), of the array under ``key`` of a JSON object, or of JSONL lines."""
+    """The objects of a JSON array (numbered from 1), of the array under ``key`` of a JSON object, or of JSONL lines, or the
+    rows of a Parquet file (numbered from 0)."""
     data, checksum = content(path)
+    if data.startswith(PARQUET):
+        yield from _parquet(path, data, checksum)
+        return
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:1] != b"[" and (key is None or _is_record(start.split(b"\n", 1)[0], key)):
         yield from _lines(path, data, checksum)
@@ -191,6 +201,18 @@ def read_records(path: Path, key: str | None = None) -> Iterator[Record]:
         raise InputError(f"{path}, field {key!r}: a list of objects is expected (is {str(items)[:60]!r})")
     for number, item in enumerate(items, start=1):
         yield _record(item, f"{path}, record {number}", f"sha256:{checksum} record {number}")
+
+
+def _parquet(path: Path, data: bytes, checksum: str) -> Iterator[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a whole Parquet file ({error}); fetch it again") from error
+    for number, row in enumerate(rows):
+        yield Record(row, f"{path}, row {number}", f"sha256:{checksum} row {number}")
 
 
 def _is_record(line: bytes, key: str) -> bool:

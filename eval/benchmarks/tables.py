@@ -17,12 +17,13 @@ from eval.benchmarks.records import (
     Record,
     Source,
     content,
+    is_records,
     read_records,
     read_table,
     settle,
     split_of,
 )
-from eval.benchmarks.values import answer_type, timestamp
+from eval.benchmarks.values import answer_type, with_aliases
 from store.types import AnswerType
 
 _KINDS: dict[str, AnswerType] = {
@@ -42,7 +43,7 @@ def simpleqa(source: Source) -> Iterator[Item]:
     for row, record in enumerate(read_table(source.file)):
         fields = record.fields
         fields.text("metadata")
-        metadata = Fields({"metadata": _cell(fields, "metadata")}, record.where).object("metadata")
+        metadata = Fields({"metadata": cell(fields, "metadata")}, record.where).object("metadata")
         if metadata.text("answer_type") not in _KINDS:
             raise metadata.bad("answer_type", ", ".join(_KINDS))
         answer = fields.optional_text("answer")
@@ -60,17 +61,12 @@ def simpleqa(source: Source) -> Iterator[Item]:
 def merged(source: Source) -> Iterator[Item]:
     """The fs1 study's merged set (arXiv 2505.11140): ID, question, source_of_data, main_answers, answer_aliases.
 
-    JSONL, a JSON array, or CSV with the lists as JSON or Python lists. ``source_of_data`` is the dataset of a question.
+    JSONL, a JSON array, Parquet, or CSV with the lists as JSON or Python lists. ``source_of_data`` is the dataset of a question.
     The aliases are those of all answers together; they are kept with the first. Types are by the answers' form.
     """
     for record in _merged_rows(source):
         fields = record.fields
-        given = [timestamp(text) or {"text": text} for text in dict.fromkeys(fields.texts("main_answers"))]
-        aliases = list(dict.fromkeys(fields.texts("answer_aliases")))
-        if not given and aliases:
-            given = [{"text": aliases.pop(0)}]
-        if given:
-            given[0]["aliases"] = [*given[0].get("aliases", []), *aliases]
+        given = with_aliases(fields.texts("main_answers"), [fields.texts("answer_aliases")])
         said = SPLIT_WORDS.get(fields.optional_text("split").lower())
         question = {
             "id": fields.identifier("ID"),
@@ -85,16 +81,15 @@ def merged(source: Source) -> Iterator[Item]:
 
 def _merged_rows(source: Source) -> Iterator[Record]:
     """Rows with their lists as lists."""
-    start = content(source.file)[0].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if start in (b"[", b"{"):
+    if is_records(content(source.file)[0]):
         yield from read_records(source.file)
         return
     for record in read_table(source.file):
         present = [name for name in ("main_answers", "answer_aliases") if name in record.data]
-        yield record._replace(data={**record.data, **{name: _cell(record.fields, name) for name in present}})
+        yield record._replace(data={**record.data, **{name: cell(record.fields, name) for name in present}})
 
 
-def _cell(fields: Fields, name: str) -> Any:
+def cell(fields: Fields, name: str) -> Any:
     """A list or object printed into a cell, as JSON or as Python prints it; None for an empty cell."""
     text = fields.optional_text(name)
     if not text:

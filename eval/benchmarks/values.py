@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from store.types import AnswerType
@@ -38,6 +38,20 @@ def answer_type(values: Iterable[str], *, entities: bool, years: bool = True) ->
     if entities:
         return "entity" if kinds <= {"text"} else "text"
     return kinds.pop() if len(kinds) == 1 else "text"
+
+
+def with_aliases(texts: Iterable[str], aliases: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """Answers of ``texts``, without repeats, with the aliases at the same place; a single list goes with the first answer.
+
+    Where there are aliases alone, the first of them is the answer.
+    """
+    answers: dict[str, dict[str, Any]] = {}
+    for place, text in enumerate(texts):
+        answer = answers.setdefault(text, {"aliases": [], **(timestamp(text) or {"text": text})})
+        answer["aliases"] = list(dict.fromkeys([*answer["aliases"], *(aliases[place] if place < len(aliases) else ())]))
+    if not answers and (alone := [alias for given in aliases for alias in dict.fromkeys(given)]):
+        return [{"text": alone[0], "aliases": alone[1:]}]
+    return list(answers.values())
 
 
 def timestamp(value: str) -> dict[str, Any] | None:

@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 import pytest
 
-from eval.benchmarks import PUBLISHED, Contents, count, load, read
+from eval.benchmarks import Contents, count, load, read
+from eval.benchmarks.registry import published
 from eval.benchmarks.values import timestamp
 from eval.matching import parse_date, parse_number
 from store.types import AnswerType, InputError, Question, Split
@@ -66,7 +67,7 @@ def pairs(name: str, split: Split) -> Iterator[tuple[Question, dict[str, Any]]]:
 )
 def test_counts_are_the_published_ones(name: str, split: Split, questions: int, left_out: int, unnamed: int) -> None:
     contents = real(name, split)
-    assert len(contents.questions) + len(contents.left_out) == PUBLISHED[name, split]
+    assert len(contents.questions) + len(contents.left_out) == published(name, split)
     assert (len(contents.questions), len(contents.left_out)) == (questions, left_out)
     assert len({item.entity for item in contents.unnamed}) == unnamed
     assert {question.answer_type for question in contents.questions} <= set(get_args(AnswerType))
@@ -147,6 +148,14 @@ def test_mintaka_answers_are_those_of_the_view() -> None:
             counted += 1
             assert question.answer_type == "number"
     assert counted == 194  # the view names what was counted
+
+
+def test_a_file_under_another_name_is_known_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "questions.json.gz"
+    path.write_bytes((DATA / "benchmarks" / FILES["mintaka", "dev"]).read_bytes())
+    assert len(load("mintaka", "dev", path=path)) == 2_000
+    with pytest.raises(InputError, match=r"questions\.json\.gz: it is the file of mintaka dev, and not of test"):
+        load("mintaka", "test", path=path)
 
 
 @pytest.mark.parametrize(("name", "split", "most"), [("exaqt", "test", 0), ("exaqt", "dev", 1), ("mintaka", "dev", 11)])

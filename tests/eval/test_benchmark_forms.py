@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_benchmarks import (
     HEAD,
@@ -25,7 +27,7 @@ from made_benchmarks import (
     write,
 )
 
-from eval.benchmarks import LOADERS, count, load, read
+from eval.benchmarks import count, load, read
 from eval.benchmarks.freebase import cwq_hops
 from eval.benchmarks.values import answer_type, timestamp
 from eval.matching import match
@@ -463,10 +465,19 @@ def test_files_of_another_form(tmp_path: Path, name: str, content: bytes, messag
         load(name, "test", path=path)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOADERS) - {"starter"}))
-def test_official_files_have_no_default_path(name: str) -> None:
-    with pytest.raises(InputError, match=f"dataset '{name}': needs the path of its file; give path"):
-        load(name, "test")
+def test_the_merged_set_as_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "test-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist([merged_record(1), merged_record(2, answer_aliases=None)]), path)
+    first, second = load("fs1", "test", path=path)
+    assert (first.id, first.gold, second.gold) == (
+        "f1",
+        ("Ludwig van Beethoven", "Beethoven"),
+        ("Ludwig van Beethoven",),
+    )
+    assert second.provenance.endswith(" row 1")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="not a whole Parquet file"):
+        load("fs1", "test", path=path)
 
 
 def test_a_list_longer_than_csv_s_own_limit(tmp_path: Path) -> None:
