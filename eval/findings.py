@@ -1,16 +1,17 @@
-"""What the numbers say, in plain words and as flat tables: nothing that the intervals and tests do not carry."""
+"""What the numbers say, in plain words: nothing that the intervals and tests do not carry."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from eval.agreement import JudgeSummary
-from eval.summary import Cell, Comparison, Summary, budget_name
+from eval.statistics import Estimate
+from eval.summary import Cell, Comparison, Summary, budget_name, budget_order, setting_rank
 
 SMALL_N = 30
 _NAMED = 4  # findings spelled out at most; the table has them all
+_CELLS_SHOWN = 40  # in a summary that people read at a glance
 _CUT_SHARE = 0.5
 _LOST_SHARE = 0.1
 _FAIR_KAPPA = 0.4
@@ -22,9 +23,10 @@ def verdict(summary: Summary) -> tuple[str, ...]:
     if not cells:
         return ("No scored trace has landed yet, so that nothing can be said.",)
     sentences = [
-        _settings(summary.comparisons),
+        _settings(summary.comparisons, summary.baseline.label),
         _budgets(summary.budget_gains),
         *_limits(cells),
+        *_overlaps(summary),
         *_judges(summary.judges),
     ]
     return tuple(sentence for sentence in sentences if sentence)
@@ -35,7 +37,7 @@ def scope(summary: Summary) -> str:
     cells = summary.largest
     models = sorted({cell.run.model for cell in cells})
     settings = list(dict.fromkeys(cell.run.setting for cell in cells))
-    budgets = sorted({cell.budget for cell in summary.cells}, key=lambda b: (b is None, b or 0))
+    budgets = sorted({cell.budget for cell in summary.cells}, key=budget_order)
     per_dataset = {cell.run.dataset: cell.questions for cell in cells}
     asked = listed([f"{count:,} of {name}" for name, count in sorted(per_dataset.items())])
     times = ["once" if count == 1 else f"{count} times" for count in sorted({cell.samples for cell in cells})]
@@ -45,52 +47,18 @@ def scope(summary: Summary) -> str:
     )
 
 
-def table_rows(summary: Summary) -> list[dict[str, Any]]:
-    """The result table, one flat row a run and budget; shares between 0 and 1, None where there is nothing to tell."""
-    return [_table_row(cell) for cell in summary.cells]
+def markdown_summary(summary: Summary, report: str | None = None) -> str:
+    """The verdict and the results as GitHub-flavoured Markdown, names escaped; ``report`` is the address or path of its report.
 
-
-def judge_table(summary: Summary) -> list[dict[str, Any]]:
-    """One flat row a judge: what it was asked, and its agreement with the matcher and with the other judges."""
-    return [
-        {
-            "judge": one.label,
-            "verdicts": one.verdicts,
-            "calls": one.calls,
-            "calls_a_trace": _rounded(one.calls_a_trace),
-            "retried": one.retried,
-            "invalid": one.invalid,
-            "not_attempted": one.not_attempted if one.question == "grade" else None,
-            "cost": one.cost,
-            "agreement": _rounded(one.total.matcher.share),
-            "kappa": _rounded(one.total.matcher.kappa),
-        }
-        | {
-            f"kappa with {other.label}": _rounded(agreement.kappa if agreement else None)
-            for other, agreement in zip(summary.judges, one.others, strict=True)
-        }
-        for one in summary.judges
-    ]
-
-
-def markdown_summary(summary: Summary) -> str:
-    """The verdict and the result table as GitHub-flavoured Markdown, names escaped."""
-    lines = [*(inert(sentence) + "\n" for sentence in (*verdict(summary), scope(summary))), ""]
-    heads = ("dataset", "model", "setting", "budget", "n", "accuracy (95% interval)", "majority", "missing", "cut")
-    lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    for cell in summary.cells:
-        values = (
-            cell.run.dataset,
-            cell.run.model,
-            cell.run.setting,
-            budget_name(cell.budget),
-            str(cell.accuracy.n if cell.accuracy else 0),
-            interval(cell),
-            percent(cell.majority.value) if cell.majority else "–",
-            str(cell.missing),
-            str(cell.cut),
-        )
-        lines.append("| " + " | ".join(inert(value) for value in values) + " |")
+    Small studies have a row a run and budget; others a row a dataset and model at the largest budget, with a column a setting.
+    """
+    lines = [*(inert(sentence) + "\n" for sentence in (*verdict(summary), scope(summary)))]
+    if report is not None:
+        lines.append((f"[The report](<{inert(report)}>)" if "://" in report else f"Report: `{report}`") + "\n")
+    table = _cell_table(summary.cells) if len(summary.cells) <= _CELLS_SHOWN else _model_table(summary.largest)
+    heads, *rows = table
+    lines += ["", "| " + " | ".join(inert(head) for head in heads) + " |", "|" + " --- |" * len(heads)]
+    lines += ["| " + " | ".join(inert(value) for value in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -110,11 +78,19 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def interval(cell: Cell) -> str:
-    """Accuracy with its interval, as text."""
-    if cell.accuracy is None:
+def interval(estimate: Estimate | None) -> str:
+    """A share with its interval, as text."""
+    if estimate is None:
         return "–"
-    return f"{percent(cell.accuracy.value)} ({100 * cell.accuracy.low:.1f}–{100 * cell.accuracy.high:.1f})"
+    return f"{percent(estimate.value)} ({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
+
+
+def magnitude(number: float) -> str:
+    """A large number in three digits at most: ``135M``, ``1.54B``."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size * 0.9995:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def counted(n: int, noun: str) -> str:
@@ -137,9 +113,9 @@ def _step(one: Comparison) -> str:
     return f"from a budget of {one.versus} tokens to {'no limit' if one.budget is None else f'{one.budget:,}'}"
 
 
-def _settings(comparisons: Sequence[Comparison]) -> str:
+def _settings(comparisons: Sequence[Comparison], baseline: str) -> str:
     if not comparisons:
-        return "No setting can be compared: the study has no instruct run beside another setting of the same model."
+        return f"No setting can be compared: the study has no run of {baseline} beside another on the same questions."
     told = [one for one in comparisons if one.outcome in ("gain", "loss")]
     least = min(one.difference.n for one in comparisons)
     if not told:
@@ -156,7 +132,7 @@ def _settings(comparisons: Sequence[Comparison]) -> str:
     told.sort(key=lambda one: -abs(one.difference.diff))
     rest = len(comparisons) - len(told)
     return (
-        f"Of {counted(len(comparisons), 'comparison')} with instruct, {counted(len(gains), 'gain')} and "
+        f"Of {counted(len(comparisons), 'comparison')} with {baseline}, {counted(len(gains), 'gain')} and "
         f"{len(losses)} loss{'' if len(losses) == 1 else 'es'} hold after correction: "
         + "; ".join(_named(one) for one in told[:_NAMED])
         + ("; and others in the table" if len(told) > _NAMED else "")
@@ -203,6 +179,21 @@ def _limits(cells: Sequence[Cell]) -> list[str]:
     return found
 
 
+def _overlaps(summary: Summary) -> list[str]:
+    """How many test questions overlap with training, and what that does to the accuracies."""
+    flagged = sum(one.flagged for one in summary.overlaps)
+    if not flagged:
+        return []
+    asked = sum(one.questions for one in summary.overlaps)
+    moved = [cell.clean.value - cell.accuracy.value for cell in summary.largest if cell.clean and cell.accuracy]
+    far = (
+        f"; without them accuracies at the largest budget move by {points(max(moved, key=abs))} points at most"
+        if moved
+        else ""
+    )
+    return [f"{flagged:,} of {counted(asked, 'test question')} overlap with training{far}."]
+
+
 def _judges(judges: Sequence[JudgeSummary]) -> list[str]:
     """Which judges are not to be trusted, and why."""
     found = []
@@ -219,6 +210,51 @@ def _judges(judges: Sequence[JudgeSummary]) -> list[str]:
     ]
 
 
+def _cell_table(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    heads = (
+        "dataset",
+        "model",
+        "setting",
+        "budget",
+        "n",
+        "accuracy (95% interval)",
+        "majority",
+        "cut",
+        "refused",
+        "unparsed",
+        "missing",
+    )
+    return [
+        heads,
+        *(
+            (
+                *(cell.run.dataset, cell.run.model, cell.run.setting, budget_name(cell.budget)),
+                f"{cell.accuracy.n if cell.accuracy else 0:,}",
+                interval(cell.accuracy),
+                percent(cell.majority.value) if cell.majority else "–",
+                *(f"{count:,}" for count in (cell.cut, cell.refused, cell.unparsed, cell.missing)),
+            )
+            for cell in cells
+        ),
+    ]
+
+
+def _model_table(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    settings = sorted({cell.run.setting for cell in cells}, key=lambda setting: (setting_rank(setting), setting))
+    found: dict[tuple[str, str], dict[str, Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.run.dataset, cell.run.model), {})[cell.run.setting] = cell
+    rows: list[tuple[str, ...]] = [("dataset", "model", "n", *settings, "cut", "refused", "unparsed", "missing")]
+    for names, runs in found.items():
+        n = max(cell.accuracy.n if cell.accuracy else 0 for cell in runs.values())
+        shown = (interval(runs[setting].accuracy) if setting in runs else "" for setting in settings)
+        counts = (
+            sum(getattr(cell, name) for cell in runs.values()) for name in ("cut", "refused", "unparsed", "missing")
+        )
+        rows.append((*names, f"{n:,}", *shown, *(f"{count:,}" for count in counts)))
+    return rows
+
+
 def _named(one: Comparison) -> str:
     return (
         f"{one.run.setting} of {one.run.model} on {one.run.dataset}, {points(one.difference.diff)} points against "
@@ -228,42 +264,6 @@ def _named(one: Comparison) -> str:
 
 def _range(one: Comparison) -> str:
     return f"{points(one.difference.low)} to {points(one.difference.high)}"
-
-
-def _table_row(cell: Cell) -> dict[str, Any]:
-    accuracy, judge = cell.accuracy, cell.judge
-    last = cell.pass_at_k[-1] if cell.pass_at_k else None
-    return {
-        "dataset": cell.run.dataset,
-        "model": cell.run.model,
-        "role": cell.run.role,
-        "setting": cell.run.setting,
-        "budget": budget_name(cell.budget),
-        "questions": cell.questions,
-        "samples": cell.samples,
-        "n": accuracy.n if accuracy else 0,
-        "accuracy": _rounded(accuracy.value if accuracy else None),
-        "low": _rounded(accuracy.low if accuracy else None),
-        "high": _rounded(accuracy.high if accuracy else None),
-        "majority": _rounded(cell.majority.value if cell.majority else None),
-        "pass_k": last.k if last else None,
-        "pass_at_k": _rounded(last.value if last else None),
-        "traces": cell.traces,
-        "cut": cell.cut,
-        "forced": cell.forced,
-        "unparsed": cell.unparsed,
-        "refused": cell.refused,
-        "missing": cell.missing,
-        "judge_accuracy": _rounded(judge.accuracy if judge else None),
-        "judge_kappa": _rounded(judge.kappa if judge else None),
-        "judge_invalid": judge.invalid if judge else None,
-        "thinking_tokens": _rounded(cell.thinking_tokens, 1),
-        "generated_tokens": _rounded(cell.generated_tokens, 1),
-    }
-
-
-def _rounded(value: float | None, digits: int = 4) -> float | None:
-    return None if value is None else round(value, digits)
 
 
 def inert(text: str) -> str:

@@ -7,8 +7,10 @@ every text; a picture from outside the templates is embedded as an image, in whi
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -34,6 +36,7 @@ def environment() -> Environment:
     made.filters |= {
         "percent": findings.percent,
         "points": findings.points,
+        "magnitude": findings.magnitude,
         "p_value": findings.p_value,
         "budget": budget_name,
         "duration": duration,
@@ -77,17 +80,24 @@ def size(count: float) -> str:
     return f"{count:,.1f} GB"
 
 
-def write(path: Path, text: str) -> Path:
+def file_slug(name: str) -> str:
+    """A name as it may stand in file names and ids: lower-case letters, digits and dashes, another one for each name."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return slug if slug == name else f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".strip("-")
+
+
+def write(path: Path, content: str | bytes) -> Path:
     """Write the file, replacing it as a whole, so that a reader never sees half of one. Returns its path.
 
     Raises RunError, with the file's name, where it cannot be written; the old file is then as it was.
     """
+    content = content.encode("utf-8", errors="replace") if isinstance(content, str) else content
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:

@@ -72,6 +72,39 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
 
 
+def pass_curve(
+    samples: Sequence[int], correct: Sequence[int], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[Estimate, ...]:
+    """Mean over questions of :func:`pass_at_k` for k = 1, 2, ... up to the most samples, each with a bootstrap over questions.
+
+    ``samples`` and ``correct`` count each question's samples and the right ones; shapes (questions,). A k is estimated from
+    the questions that have as many samples. Whole questions are drawn, the same ones for every k, and the interval is the
+    BCa one (Wilson's where all have one value), as in :func:`accuracy`. Raises ValueError without a question, and for counts
+    that cannot be.
+    """
+    _check_level(level)
+    if len(samples) == 0 or len(samples) != len(correct) or min(samples) < 1:
+        raise ValueError(
+            f"pass@k needs questions with samples: {len(samples)} sample counts, {len(correct)} right ones"
+        )
+    kinds, counts = np.unique(np.stack([samples, correct]), axis=1, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(samples), counts / len(samples), size=resamples)
+    curve = []
+    for k in range(1, int(kinds[0].max()) + 1):
+        enough = kinds[0] >= k
+        values = np.array([pass_at_k(int(n), int(c), k) for n, c in kinds[:, enough].T])
+        weights, n = drawn[:, enough], int(counts[enough].sum())
+        value = float(values @ counts[enough] / n)
+        if np.all(values == values[0]):
+            low, high, _ = wilson(min(value * n, n), n, level=level)
+        else:
+            there = weights.sum(axis=1)
+            means = (weights @ values)[there > 0] / there[there > 0]
+            low, high = _bca(np.repeat(values, counts[enough]), means, level)
+        curve.append(Estimate(value, low, high, n))
+    return tuple(curve)
+
+
 def majority(classes: Sequence[str | None]) -> str | None:
     """The class with the most votes; ``classes`` holds one equivalence class a sample, in sample order.
 

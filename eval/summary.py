@@ -24,7 +24,7 @@ from eval.statistics import (
     holm,
     mcnemar_exact,
     paired_bootstrap_of_means,
-    pass_at_k,
+    pass_curve,
     wilson,
 )
 from store.types import Frozen
@@ -49,11 +49,13 @@ class RunId(NamedTuple):
 
 
 class PassAtK(NamedTuple):
-    """Unbiased pass@k over the ``n`` questions that have at least k samples (Chen et al. 2021)."""
+    """Unbiased pass@k over the ``n`` questions that have at least k samples (Chen et al. 2021), with its interval."""
 
     k: int
     value: float
     n: int
+    low: float
+    high: float
 
 
 class MajorityAtK(NamedTuple):
@@ -62,6 +64,8 @@ class MajorityAtK(NamedTuple):
     k: int
     value: float
     n: int
+    low: float
+    high: float
 
 
 class Judgement(NamedTuple):
@@ -84,7 +88,8 @@ class Cell(NamedTuple):
 
     Counts are of traces; ``questions`` were asked, ``accuracy.n`` of them have at least one scored trace. ``flagged`` of
     these overlap with training, and ``clean`` is the accuracy without them (None: nothing is left, or nothing was
-    flagged). ``calibration`` holds the agreement among samples against the majority's being right (None: one sample).
+    flagged). ``calibration`` holds the agreement among samples against the majority's being right, at the largest budget
+    (None elsewhere, and for one sample).
     Token numbers are means a trace; ``generated_tokens`` adds the answer's.
     """
 
@@ -360,11 +365,11 @@ def _cell(run: _Run, budget: int | None) -> Cell:
         traces=traces,
         accuracy=accuracy_of_means(scores.means),
         majority=_majority(scores),
-        pass_at_k=_pass_curve(scores, asked["samples"]),
+        pass_at_k=_pass_curve(scores),
         majority_at_k=_majority_curve(scores),
         flagged=int(scores.flagged.sum()),
         clean=_clean(scores),
-        calibration=_calibration(scores),
+        calibration=_calibration(scores) if budget == run.budgets[-1] else None,
         cut=scores.total("cut"),
         forced=scores.total("forced"),
         unparsed=scores.total("unparsed"),
@@ -390,22 +395,18 @@ def _clean(scores: Scores) -> Estimate | None:
     return accuracy_of_means(scores.means[kept]) if kept.any() and not kept.all() else None
 
 
-def _pass_curve(scores: Scores, samples: int) -> tuple[PassAtK, ...]:
-    # Questions with equally many samples and right ones have one value: a run of thousands has a few dozen such kinds.
-    kinds, counts = np.unique(np.stack([scores.samples, scores.correct]), axis=1, return_counts=True)
-    known = [(int(n), int(c), int(count)) for (n, c), count in zip(kinds.T, counts, strict=True)]
-    curve = []
-    for k in range(1, samples + 1):
-        enough = [kind for kind in known if kind[0] >= k]
-        if n := sum(count for *_, count in enough):
-            curve.append(PassAtK(k, sum(count * pass_at_k(size, right, k) for size, right, count in enough) / n, n))
-    return tuple(curve)
+def _pass_curve(scores: Scores) -> tuple[PassAtK, ...]:
+    curve = pass_curve(scores.samples.tolist(), scores.correct.tolist())
+    return tuple(PassAtK(k, one.value, one.n, one.low, one.high) for k, one in enumerate(curve, start=1))
 
 
 def _majority_curve(scores: Scores) -> tuple[MajorityAtK, ...]:
-    there = (scores.majority >= 0).sum(axis=0)
-    right = (scores.majority == 1).sum(axis=0)
-    return tuple(MajorityAtK(k + 1, float(right[k] / n), int(n)) for k, n in enumerate(there) if n)
+    there, right = (scores.majority >= 0).sum(axis=0), (scores.majority == 1).sum(axis=0)
+    curve = []
+    for k, n in enumerate(there.tolist(), start=1):
+        low, high, _ = wilson(int(right[k - 1]), n)
+        curve.append(MajorityAtK(k, int(right[k - 1]) / n, n, low, high))
+    return tuple(curve)
 
 
 def _majority(scores: Scores) -> Estimate:

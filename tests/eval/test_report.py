@@ -1,8 +1,8 @@
-"""The page of a made-up study, read back as a browser would: what is in it, and that nothing in it is dangerous."""
+"""The report of a made-up study, read back as a browser would: what is in it, and that nothing in it is dangerous."""
 
 from __future__ import annotations
 
-import csv
+import json
 import resource
 from collections import Counter
 from collections.abc import Iterator
@@ -13,20 +13,28 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import browser
 import made_study
 import pytest
 
-from eval import plots
 from eval.agreement import summarise_judges
-from eval.report import Cut, Piece, ReportData, duration, pieces, render_report, table_rows
+from eval.overlap import summarise_overlaps
+from eval.pages import duration, environment, file_slug
+from eval.report import ReportData, render_report
+from eval.report_pages import board, context_of, pages_of
 from eval.retrieval_report import Example
 from eval.retrieval_summary import RetrievalRows, summarise_retrieval
-from eval.summary import summarise
+from eval.summary import OWN_INSTRUCT, Baseline, Summary, summarise
 from store import queries, retrieval
 from store.connection import Store
+from store.overlap import overlap_rows
+from store.scores import score_study
 from store.types import RunError
 
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><text>France</text></svg>'
+PAGES = ("index", "budgets", "parallel", "datasets", "training", "retrieval", "judges", "methods", "run")
+TEMPLATES = environment()  # which keeps what it has compiled
+OUTSIDE = ("https://arxiv.org/abs/", "https://doi.org/")
 
 
 class Page(HTMLParser):
@@ -43,6 +51,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         self._in_style = tag == "style"
+        self.text += " " if tag in ("td", "th", "dt", "dd", "div", "li", "br", "p", "h2") else ""
 
     def handle_endtag(self, tag: str) -> None:
         self._in_style = False
@@ -53,147 +62,260 @@ class Page(HTMLParser):
         else:
             self.text += data
 
+    @property
+    def links(self) -> list[str]:
+        return [str(attrs["href"]) for tag, attrs in self.tags if tag == "a"]
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def summary_of(store: Store, baseline: Baseline = OWN_INSTRUCT) -> Summary:
+    key = made_study.STUDY
+    return summarise(
+        queries.score_columns(store, key),
+        queries.run_rows(store, key),
+        summarise_judges(queries.judge_rows(store, key), queries.ballot_rows(store, key)),
+        lengths=queries.length_rows(store, key),
+        overlaps=summarise_overlaps(overlap_rows(store, key)),
+        baseline=baseline,
+    )
+
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("store") / "made.duckdb")
     made_study.make(store)
-    study = queries.study(store, made_study.STUDY)
+    score_study(store, made_study.STUDY)
+    return store
+
+
+@pytest.fixture(scope="module")
+def data(store: Store) -> ReportData:
+    key = made_study.STUDY
+    study = queries.study(store, key)
     assert study
-    key = study["study_key"]
-    runs = queries.run_rows(store, key)
     searched = RetrievalRows(**retrieval.report_rows(store, "retrieval-1", ["t0", "t1", "t2"]))
+    quality = [
+        {"recipe": recipe, "training_set": f"set-{recipe}", "candidates": 12, "kept": 3, "accuracy": accuracy}
+        | {"mean_thinking_tokens": 30.0, "dropped": '{"wrong": 7}', "students": 1, "held_out_before": 3.25}
+        | {"held_out_after": 2.5, "study_key": key}
+        for recipe, accuracy in (("rt", 0.25), ("fs1", 0.5))
+    ]
     return ReportData(
         study=study,
-        summary=summarise(
-            queries.iter_result_rows(store, key),
-            runs,
-            summarise_judges(queries.judge_rows(store, key), queries.ballot_rows(store, key)),
-        ),
-        runs=runs,
+        summary=summary_of(store),
+        runs=queries.run_rows(store, key),
         units=queries.units_of_study(store, key),
         training=queries.training_rows(store, key),
         graphs=queries.graphs_of(store, "retrieval-1", ["t0", "t1", "t2"]),
         training_examples=queries.training_examples(store, key),
-        trace_samples=queries.trace_samples(store, key, ["q0", "q1", "q4"]),
         drawings={"t1": DRAWING},
         versions={"factscale": "0.1.0"},
         seeds={"study": 7},
         generated_at=datetime(2026, 1, 5, 12, tzinfo=UTC),
         retrieval_summary=summarise_retrieval(searched, 3),
         retrieval_examples=[Example(f"Which land? {made_study.HOSTILE}", "Paris", DRAWING, "France, capital, Paris")],
+        training_quality=quality,
     )
 
 
 @pytest.fixture(scope="module")
-def path(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render_report(data, tmp_path_factory.mktemp("report") / "made")
+def folder(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    index = render_report(data, tmp_path_factory.mktemp("report") / "made")
+    assert index.name == "index.html"
+    return index.parent
 
 
 @pytest.fixture(scope="module")
-def page(path: Path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
+def pages(folder: Path) -> dict[str, Page]:
+    return {path.stem: Page(path.read_text(encoding="utf-8")) for path in folder.glob("*.html")}
 
 
 @pytest.fixture(scope="module")
 def bare(data: ReportData) -> ReportData:
-    """The same study before anything landed: a page without plots, fast to draw."""
+    """The same study before anything landed: pages without plots, fast to draw."""
     nothing: dict[str, list[Any]] = {"students": [], "training_sets": [], "training_logs": []}
-    summary = summarise([], [])
     return replace(
         data,
-        summary=summary,
+        summary=summarise([], []),
         runs=[],
         units=[],
         training=nothing,
         graphs={},
         training_examples=[],
-        trace_samples=[],
+        training_quality=[],
         retrieval_summary=None,
     )
 
 
-def test_every_section_can_be_linked_to(page: Page) -> None:
-    ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
-    assert [name for name, count in Counter(ids).items() if count > 1] == []
-    links = {attrs["href"] for tag, attrs in page.tags if tag == "a" and str(attrs.get("href")).startswith("#")}
-    sections = "verdict run results judges comparisons plots breakdown training retrieval questions methods"
-    assert {f"#{name}" for name in sections.split()} <= links
-    assert {str(link)[1:] for link in links} <= set(ids)
+def drawn(data: ReportData, file: str) -> Page:
+    """One page of a report, without its plots."""
+    page = next(page for page in pages_of(data) if page.file == file)
+    return Page(TEMPLATES.get_template(page.template).render(**context_of(page, data, {})))
 
 
-def test_the_page_asks_the_network_for_nothing(page: Page) -> None:
-    for tag, attrs in page.tags:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
-        assert not [name for name in attrs if name.startswith("on")]
-        if src := attrs.get("src"):
-            assert src.startswith("data:image/svg+xml;base64,")
-        for href in (attrs.get("href"), attrs.get("xlink:href")):
-            assert href is None or href.startswith(("#", "https://arxiv.org/abs/")) or href == "results.csv"
-    assert "url(http" not in page.style
-    assert "@import" not in page.style
-    policy = [attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+def test_every_page_leads_to_every_other(pages: dict[str, Page]) -> None:
+    assert set(pages) == set(PAGES)
+    for name, page in pages.items():
+        assert page.links[: len(PAGES) + 1] == ["#main", *(f"{other}.html" for other in PAGES)]
+        assert [attrs["href"] for _, attrs in page.tags if attrs.get("aria-current") == "page"] == [f"{name}.html"]
+        assert [tag for tag, attrs in page.tags if attrs.get("id") == "main"] == ["main"]
+        assert sum(tag == "h1" for tag, _ in page.tags) == 1
 
 
-def test_hostile_text_is_shown_as_text(page: Page) -> None:
-    assert page.text.count(made_study.HOSTILE) > 10
-    assert made_study.BIG in page.text
-    assert [attrs for tag, attrs in page.tags if tag == "img" and "data:" not in str(attrs.get("src"))] == []
+def test_every_link_has_its_end(pages: dict[str, Page], folder: Path) -> None:
+    for page in pages.values():
+        ids = [str(attrs["id"]) for _, attrs in page.tags if attrs.get("id")]
+        assert [name for name, count in Counter(ids).items() if count > 1] == []
+        for link in page.links:
+            file, _, part = link.partition("#")
+            if link.startswith(OUTSIDE):
+                continue
+            assert not file or (folder / file).is_file(), link
+            if part:
+                other = pages[Path(file).stem] if file else page
+                assert part in [attrs.get("id") for _, attrs in other.tags], link
 
 
-def test_the_page_says_what_was_run_and_what_came_out(page: Page, data: ReportData) -> None:
-    text = " ".join(page.text.split())
-    best = max(cell.accuracy.value for cell in data.summary.cells if cell.accuracy)
-    for words in (
-        "made",
-        "n = 10",
-        f"{100 * best:.1f}%",
-        "Gold answers were used to find paths for the training questions only",
-        "host-a",
-        "torch 2.13.0",
-        "study 7",
-        "no limit",
-        "dropped: wrong 7, too long 2",
-        "3 of 6",
-        "These paths were searched with the gold answers as their ends.",
-        "✓ correct",
-        "✗ refused",
-        "✂ budget 16",
-        "Judges over all runs and budgets",
-        "judge-model-1 (contains)",
-        "judge-model-2",
-        "Of this question only the fs1 trace entered a training set.",
-    ):
-        assert words in text, words
+def test_no_page_asks_the_network_for_anything(pages: dict[str, Page]) -> None:
+    for page in pages.values():
+        for tag, attrs in page.tags:
+            assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
+            assert not [name for name in attrs if name.startswith("on")]
+            if src := attrs.get("src"):
+                assert src.startswith("data:image/svg+xml;base64,")
+            assert (attrs.get("xlink:href") or "#").startswith("#")
+        assert "url(http" not in page.style
+        assert "@import" not in page.style
+        policy = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+        assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
-def test_each_plot_names_itself_and_wears_the_colours_of_the_page(page: Page) -> None:
-    labels = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
-    assert labels == [
-        "Accuracy by thinking budget on starter",
-        "pass@k at the largest budget on starter",
-        "Accuracy by hops on starter",
-        "Training and held-out loss by step",
-        "Share of questions connected, right against wrong answers",
-        "Questions by hops of their shortest path",
-    ]
-    styles = " ".join(str(attrs.get("style")) for _, attrs in page.tags)
+def test_hostile_text_is_shown_as_text(pages: dict[str, Page]) -> None:
+    for name, least in (("training", 5), ("retrieval", 1), ("datasets", 1)):
+        assert pages[name].text.count(made_study.HOSTILE) >= least, name
+    assert all(made_study.BIG in pages[name].text for name in ("index", "budgets", "parallel", "judges", "run"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("index", "Gold answers were used to find paths for the training questions only"),
+        ("index", "2 of 10 test questions overlap with training; without them accuracies"),
+        ("index", "starter: accuracy (95% interval) at each run's largest budget; best: highest of the row"),
+        ("index", "Runs 5 a model in a setting on a dataset"),
+        ("index", "7.6B baseline"),
+        ("budgets", "16 → no limit"),
+        ("parallel", "Expected calibration error"),
+        ("parallel", "n = 9"),
+        ("datasets", "starter 10 1 1 no encoder 0 1 2 20.0%"),
+        ("datasets", "its fact in a prompt for: What is the capital of land 1?"),
+        ("datasets", "without: "),
+        ("training", "dropped: wrong 7, too long 2"),
+        ("training", "rt 12 25.0% 3 25.0% 30 1 3.250 2.500 set-rt"),
+        ("training", "Of this question only the fs1 trace entered a training set."),
+        ("retrieval", "These paths were searched with the gold answers as their ends."),
+        ("retrieval", "3 of 6"),
+        ("judges", "judge-model-1 (contains)"),
+        ("judges", "Judges over all runs and budgets"),
+        ("methods", "unbiased for every k up to n"),
+        ("methods", "with instruct and between budgets of a run"),
+        ("run", "host-a"),
+        ("run", "torch 2.13.0"),
+        ("run", "study 7"),
+    ],
+)
+def test_pages_say_what_came_out(pages: dict[str, Page], name: str, words: str) -> None:
+    assert words in pages[name].words
+
+
+def test_the_overview_shows_each_run_with_what_went_wrong(pages: dict[str, Page], data: ReportData) -> None:
+    for cell in data.summary.largest:
+        assert cell.accuracy
+        assert cell.clean
+        assert cell.majority
+        counts = " ".join(str(getattr(cell, name)) for name in ("cut", "refused", "unparsed", "missing"))
+        shown = f"{100 * cell.accuracy.value:.1f}% ({100 * cell.accuracy.low:.1f}–{100 * cell.accuracy.high:.1f})"
+        clean = f"{100 * cell.clean.value:.1f}% n = {cell.clean.n}"
+        rows = pages["index"].words.split(f"{cell.run.setting} no limit ")
+        assert any(
+            row.startswith(f"10 {shown} {clean}")
+            and f"{100 * cell.majority.value:.1f}% {100 * cell.pass_at_k[-1].value:.1f}% @4 {counts}" in row
+            for row in rows
+        ), cell.run
+
+
+def test_each_plot_names_itself_and_wears_the_colours_of_the_page(pages: dict[str, Page], folder: Path) -> None:
+    labels = {name: [a["aria-label"] for tag, a in page.tags if tag == "svg"] for name, page in pages.items()}
+    assert {name: found for name, found in labels.items() if found} == {
+        "budgets": ["Accuracy by thinking budget on starter"],
+        "parallel": [
+            "pass@k and majority at the largest budget on starter",
+            "Accuracy of the majority by its share of votes on starter",
+        ],
+        "datasets": [
+            "Accuracy by hops on starter",
+            "Accuracy by answer types on starter",
+            "Share of right traces by length of the thought on starter",
+        ],
+        "training": ["Quality of the training sets", "Training and held-out loss by step"],
+        "retrieval": [
+            "Share of questions connected, right against wrong answers",
+            "Questions by hops of their shortest path",
+        ],
+        "judges": ["Accuracy by matcher and by judge on starter"],
+    }
+    styles = " ".join(str(attrs.get("style")) for _, attrs in pages["budgets"].tags)
     assert all(f"var(--{name}, #" in styles for name in (*made_study.SETTINGS, "ink", "quiet", "rule"))
+    names = {path.stem for path in (folder / "plots").glob("*.svg")}
+    assert names == {path.stem for path in (folder / "plots").glob("*.png")}
+    assert len(names) == 9
 
 
-def test_equal_data_gives_equal_bytes(data: ReportData, path: Path, tmp_path: Path) -> None:
-    assert path.name == "index.html"
-    assert render_report(data, tmp_path).read_bytes() == path.read_bytes()
+def test_the_manifest_names_every_file(folder: Path) -> None:
+    listed = set(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"])
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert there == listed | {"manifest.json"}
+    assert {
+        "tables/results.csv",
+        "tables/results.parquet",
+        "tables/results-starter.tex",
+        "plots/budgets-starter.png",
+    } <= there
 
 
-def test_the_table_beside_the_page_is_the_result_table(data: ReportData, path: Path) -> None:
-    with (path.parent / "results.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    expected = [
-        {name: "" if value is None else str(value) for name, value in row.items()} for row in table_rows(data.summary)
+def test_a_later_report_removes_what_it_does_not_make_and_nothing_else(bare: ReportData, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    render_report(bare, report)
+    ours = ["plots/old.svg", "dataset-old.html"]
+    others = ["questions/index.html", "notes.txt"]
+    for name in (*ours, *others, "../outside.txt"):
+        (report / name).parent.mkdir(exist_ok=True)
+        (report / name).write_text("x", encoding="utf-8")
+    manifest = json.loads((report / "manifest.json").read_text(encoding="utf-8"))
+    named = [
+        *ours,
+        "../outside.txt",
+        str(tmp_path / "outside.txt"),
+        "plots/../../outside.txt",
+        "questions/index.html",
+        7,
     ]
-    assert rows == expected
+    (report / "manifest.json").write_text(json.dumps(manifest | {"files": manifest["files"] + named}), encoding="utf-8")
+    before = (report / "index.html").read_bytes()
+    assert render_report(bare, report).read_bytes() == before
+    assert [name for name in ours if (report / name).exists()] == []
+    assert [name for name in (*others, "../outside.txt") if not (report / name).exists()] == []
+    assert json.loads((report / "manifest.json").read_text(encoding="utf-8")) == manifest
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"files": "index.html"}', '{"files": null}', "\xff"])
+def test_a_manifest_that_is_none_is_replaced(bare: ReportData, tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
+    render_report(bare, tmp_path)
+    assert "index.html" in json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["files"]
 
 
 @contextmanager
@@ -206,12 +328,23 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(bare: ReportData, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_leaves_the_old_first_page(bare: ReportData, tmp_path: Path) -> None:
     before = render_report(bare, tmp_path).read_bytes()
-    with files_of_at_most(5_000), pytest.raises(RunError, match=r"index\.html could not be written"):
-        render_report(replace(bare, seeds={"study": 8}), tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    later = replace(bare, generated_at=datetime(2026, 1, 6, tzinfo=UTC))
+    with files_of_at_most(5_000), pytest.raises(RunError, match=r"budgets\.html could not be written"):
+        render_report(later, tmp_path)
     assert (tmp_path / "index.html").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "results.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_the_first_page_is_written_last(bare: ReportData, tmp_path: Path) -> None:
+    (tmp_path / "index.html").mkdir()
+    with pytest.raises(RunError, match=r"index\.html could not be written"):
+        render_report(bare, tmp_path)
+    assert (tmp_path / "run.html").is_file()
+    assert (tmp_path / "tables" / "judges_by_run.parquet").is_file()
+    assert (tmp_path / "manifest.json").is_file()
 
 
 def test_a_folder_that_is_a_file_is_named(bare: ReportData, tmp_path: Path) -> None:
@@ -220,30 +353,88 @@ def test_a_folder_that_is_a_file_is_named(bare: ReportData, tmp_path: Path) -> N
         render_report(bare, tmp_path / "taken")
 
 
-def test_a_study_of_which_nothing_landed_still_has_a_page(data: ReportData, bare: ReportData, tmp_path: Path) -> None:
-    text = render_report(bare, tmp_path).read_text(encoding="utf-8")
-    assert "No scored trace has landed yet" in text
-    assert "No student of this study was trained" in text
-    assert "No paths were searched in this study." in text
-    assert 'href="#judges"' not in text
+def test_a_study_of_which_nothing_landed_still_has_its_pages(data: ReportData, bare: ReportData) -> None:
+    for file, words in (
+        ("index.html", "No scored trace has landed yet"),
+        ("budgets.html", "Nothing was run."),
+        ("parallel.html", "Every question was answered once."),
+        ("datasets.html", "Overlap with training was not looked for in this study."),
+        ("training.html", "No student of this study was trained"),
+        ("retrieval.html", "No paths were searched in this study."),
+        ("judges.html", "No model judged this study"),
+        ("run.html", "none given" if not bare.seeds else "study 7"),
+    ):
+        assert words in drawn(bare, file).words, file
     only_asked = replace(bare, summary=summarise([], data.runs), runs=data.runs)
-    assert "No scored trace has landed yet" in render_report(only_asked, tmp_path).read_text(encoding="utf-8")
+    for page in pages_of(only_asked):
+        assert drawn(only_asked, page.file).words
+    assert "No scored trace has landed yet" in drawn(only_asked, "index.html").words
 
 
-def row(budget: int | None, chars: int, *, cut: bool) -> dict[str, Any]:
-    values = {"budget": budget, "thinking": "0123456789"[:chars], "thinking_chars": chars, "cut": cut}
-    return values | {"prediction": f"p{budget}", "correct": False}
+def test_pages_of_questions_are_linked_where_there_are_some(bare: ReportData) -> None:
+    with_questions = drawn(replace(bare, questions_page=True), "index.html")
+    assert with_questions.links[8:11] == ["questions/index.html", "methods.html", "run.html"]
+    assert "questions/index.html" not in drawn(bare, "index.html").links
 
 
-def test_a_thought_is_split_where_its_budgets_cut_it() -> None:
-    ladder = [row(2, 3, cut=True), row(4, 6, cut=True), row(None, 10, cut=False)]
-    assert pieces(ladder) == (
-        Piece("012", Cut("2", "p2", False)),
-        Piece("345", Cut("4", "p4", False)),
-        Piece("6789", None),
-    )
-    assert pieces([row(4, 6, cut=True)]) == (Piece("012345", Cut("4", "p4", False)),)
-    assert pieces([row(4, 0, cut=False)]) == (Piece("", None),)
+def with_second_dataset(summary: Summary, name: str) -> Summary:
+    cells = tuple(c._replace(run=c.run._replace(run_key=f"{c.run.run_key}-o", dataset=name)) for c in summary.cells)
+    groups = tuple(g._replace(run=g.run._replace(run_key=f"{g.run.run_key}-o", dataset=name)) for g in summary.groups)
+    return summary.model_copy(update={"cells": summary.cells + cells, "groups": summary.groups + groups})
+
+
+def test_several_datasets_have_a_page_each_and_a_mean(data: ReportData) -> None:
+    several = replace(data, summary=with_second_dataset(data.summary, "Other <set>"))
+    files = [page.file for page in pages_of(several)]
+    other = f"dataset-{file_slug('Other <set>')}.html"
+    assert {"dataset-starter.html", other} <= set(files)
+    assert other in drawn(several, "datasets.html").links
+    assert "Mean over all 2 datasets" in drawn(several, "datasets.html").words
+    page = drawn(several, other)
+    assert "Other <set>: accuracy by hops" in page.words
+    assert "starter: accuracy by hops" not in page.words
+    assert [a["href"] for _, a in page.tags if a.get("aria-current")] == ["datasets.html", other]
+
+
+def test_long_tables_are_folded_up(data: ReportData) -> None:
+    def folded(summary: Summary) -> set[bool]:
+        page = drawn(replace(data, summary=summary), "index.html")
+        return {"open" not in attrs for tag, attrs in page.tags if tag == "details"}
+
+    many = data.summary
+    for name in ("b", "c", "d", "e", "f"):
+        many = with_second_dataset(many, name) if len(many.largest) <= 24 else many
+    assert len(many.largest) > 24
+    assert folded(data.summary) == {False}
+    assert folded(many) == {True}
+
+
+def test_the_board_marks_the_best_of_a_row_and_has_a_column_a_setting(data: ReportData) -> None:
+    found = board(data.summary, "starter")
+    assert found.settings == made_study.SETTINGS
+    assert [(row.model, row.role) for row in found.rows] == [
+        (made_study.SMALL, "student"),
+        (made_study.BIG, "baseline"),
+    ]
+    values = [entry.cell.accuracy.value for entry in found.rows[0].entries if entry and entry.cell.accuracy]
+    assert [bool(entry and entry.best) for entry in found.rows[0].entries] == [value == max(values) for value in values]
+    assert [entry is None for entry in found.rows[1].entries] == [False, True, True, True]
+    assert not any(entry.best for entry in found.rows[1].entries if entry)
+
+
+def test_another_baseline_is_named(data: ReportData, store: Store) -> None:
+    other = replace(data, summary=summary_of(store, Baseline(setting="instruct", model=made_study.BIG)))
+    text = drawn(other, "index.html").words
+    assert f"starter: against {made_study.BIG}, instruct, at the largest budget that both have" in text
+    assert "+" in text or "−" in text
+
+
+def test_file_names_tell_names_apart() -> None:
+    assert file_slug("budgets-cwq") == "budgets-cwq"
+    names = ["CWQ", "cwq", "c w q", "c/w/q", "中文", "中", "../x", ""]
+    slugs = {file_slug(name) for name in names}
+    assert len(slugs) == len(names)
+    assert all(set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for slug in slugs)
 
 
 @pytest.mark.parametrize(
@@ -253,23 +444,70 @@ def test_durations_are_read_by_people(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_low_accuracies_say_where_the_axis_ends(data: ReportData) -> None:
-    cells = [cell for cell in data.summary.cells if cell.accuracy]
-    low = [c._replace(accuracy=c.accuracy._replace(value=0.02, low=0.0, high=0.08)) for c in cells if c.accuracy]
-    assert "accuracy (axis ends at 0.1)" in plots.accuracy_by_budget(
-        data.summary.model_copy(update={"cells": tuple(low)}), "starter"
-    )
-    assert "axis ends" not in plots.accuracy_by_budget(data.summary, "starter")
+# In a browser ---------------------------------------------------------------------------------------------------------
+
+WIDE = """(() => {
+  document.querySelectorAll("details").forEach(one => one.open = true);
+  const outside = [...document.querySelectorAll("main *, nav *")].filter(
+    one => !one.closest("svg") && !one.closest(".scroll") && one.getBoundingClientRect().right > innerWidth + 0.5);
+  return [document.documentElement.scrollWidth - document.documentElement.clientWidth, outside.length];
+})()"""
+# The least contrast of any text with what lies behind it, after WCAG 2.1; 4.5 is its level AA.
+CONTRAST = """(() => {
+  const rgb = colour => { const parts = colour.match(/[\\d.]+/g).map(Number); return parts.length > 3 ? parts : [...parts, 1] };
+  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
+  const line = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = colour => 0.2126 * line(colour[0]) + 0.7152 * line(colour[1]) + 0.0722 * line(colour[2]);
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const element = walk.currentNode.parentElement, style = getComputedStyle(element);
+    if (!walk.currentNode.textContent.trim() || element.tagName.toLowerCase() === "style") continue;
+    const layers = [];
+    let opacity = 1;
+    for (let one = element; one; one = one.parentElement) {
+      opacity *= getComputedStyle(one).opacity;
+      layers.unshift(rgb(getComputedStyle(one).backgroundColor));
+    }
+    const back = layers.reduce((below, layer) => over(layer, below), [255, 255, 255, 1]);
+    const ink = rgb(element.closest("svg") ? style.fill : style.color);
+    const [a, b] = [light(over([...ink.slice(0, 3), ink[3] * opacity], back)), light(back)].sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), walk.currentNode.textContent.trim().slice(0, 40)]);
+  }
+  return found.sort((x, y) => x[0] - y[0])[0];
+})()"""
 
 
-def test_names_are_no_mathematics_and_no_markup_in_a_plot(data: ReportData) -> None:
-    cells = tuple(c._replace(run=c.run._replace(model="a$_{b}$<b>中文")) for c in data.summary.cells)
-    svg = plots.accuracy_by_budget(data.summary.model_copy(update={"cells": cells}), "starter")
-    assert "a$_{b}$&lt;b&gt;中文" in svg
+@pytest.fixture(scope="module")
+def tab() -> Iterator[browser.Page]:
+    with browser.browser() as page:
+        yield page
 
 
-def test_without_hops_logs_or_samples_there_is_no_plot(data: ReportData) -> None:
-    once = tuple(cell._replace(samples=1) for cell in data.summary.cells)
-    assert plots.pass_at_k(data.summary.model_copy(update={"cells": once}), "starter") is None
-    assert plots.accuracy_by_hops(data.summary.model_copy(update={"groups": ()}), "starter") is None
-    assert plots.loss_curves(data.training["students"], []) is None
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium is installed")
+class TestBrowser:
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_pages_open_from_a_file_and_fit_and_can_be_read(self, tab: browser.Page, folder: Path, scheme: str) -> None:
+        tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        for name in PAGES:
+            address = (folder / f"{name}.html").as_uri()
+            tab.open(address)
+            assert tab.complaints == []
+            assert {one for one in tab.requests if not one.startswith("data:")} == {address}
+            assert tab.run("innerWidth") == 1280
+            assert tab.run(WIDE) == [0, 0], name
+            contrast, text = tab.run(CONTRAST)
+            assert contrast >= 4.5, (name, text)
+
+    def test_the_keyboard_skips_the_navigation_and_opens_pages(self, tab: browser.Page, folder: Path) -> None:
+        tab.open((folder / "index.html").as_uri())
+        tab.press("Tab")
+        assert tab.run("document.activeElement.textContent") == "Skip to the content"
+        tab.press("Enter")
+        assert tab.run("document.activeElement.id") == "main"
+        tab.open((folder / "index.html").as_uri())
+        for _ in range(3):
+            tab.press("Tab")
+        with tab.loading():
+            tab.press("Enter")
+        assert str(tab.run("location.pathname")).endswith("/budgets.html")

@@ -22,6 +22,7 @@ from eval.statistics import (
     mcnemar_exact,
     paired_bootstrap,
     pass_at_k,
+    pass_curve,
     wilson,
 )
 
@@ -399,3 +400,26 @@ def test_kappa_at_its_ends() -> None:
     assert chance == pytest.approx(0.0, abs=0.02)
     with pytest.raises(ValueError, match="2 labels and 1"):
         cohen_kappa([1, 2], [1])
+
+
+def test_a_pass_curve_has_the_interval_of_scipys_bca_bootstrap_at_every_k() -> None:
+    rng = np.random.default_rng(11)
+    samples = [8] * 60
+    correct = [int(c) for c in rng.binomial(8, rng.beta(0.6, 1.2, 60))]
+    curve = pass_curve(samples, correct)
+    assert [one.n for one in curve] == [60] * 8
+    for k, one in enumerate(curve, start=1):
+        values = [pass_at_k(8, c, k) for c in correct]
+        assert one.value == pytest.approx(np.mean(values))
+        theirs = stats.bootstrap(
+            (values,), np.mean, n_resamples=10_000, rng=np.random.default_rng(k)
+        ).confidence_interval
+        assert (one.low, one.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_questions_with_fewer_samples_drop_out_of_a_pass_curve() -> None:
+    curve = pass_curve([1, 3, 3], [1, 0, 3])
+    assert [(one.value, one.n) for one in curve] == [(pytest.approx(2 / 3), 3), (0.5, 2), (0.5, 2)]
+    assert pass_curve([2, 2], [2, 2])[1].low == pytest.approx(wilson(2, 2).low)
+    with pytest.raises(ValueError, match="needs questions with samples"):
+        pass_curve([], [])

@@ -100,6 +100,7 @@ def test_pass_at_k_is_the_share_of_all_subsets_that_hold_a_right_sample(study: t
             assert point.value == pytest.approx(sum(sum(h) / len(h) for h in hits) / len(hits))
             assert point.n == len(groups)
         assert [point.k for point in cell.pass_at_k] == list(range(1, made.samples + 1))
+        assert all(point.low <= point.value <= point.high for point in (*cell.pass_at_k, *cell.majority_at_k))
 
 
 def test_majority_counts_no_unparsed_vote_and_breaks_ties_by_who_was_there_first(study: tuple[Any, Summary]) -> None:
@@ -142,7 +143,8 @@ def test_groups_and_comparisons_stand_without_the_flagged_questions_too(study: t
 
 
 def test_confidence_is_the_share_of_samples_that_agree(study: tuple[Any, Summary]) -> None:
-    for made, cell in cells(study):
+    assert all(cell.calibration is None for cell in study[1].cells if cell.budget is not None)
+    for made, cell in [(study[0], cell) for cell in study[1].largest]:
         groups = [g for g in by_question(made, cell.run.run_key, cell.budget).values() if len(g) > 1]
         votes = [Counter(f.vote for f in g if f.vote is not None) for g in groups]
         shares = [max(v.values(), default=0) / len(g) for v, g in zip(votes, groups, strict=True)]

@@ -1,0 +1,247 @@
+"""Plots of where students gain: datasets, hops, types of answers; how far confidence and judges can be trusted; and training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from eval.plots import (
+    INK,
+    QUIET,
+    RULE,
+    Plot,
+    baseline_style,
+    by_setting,
+    colour_of,
+    datasets_of,
+    dress,
+    figure_of,
+    legend,
+    line,
+    marker_of,
+    models_of,
+    panels_of,
+    scale_of,
+)
+from eval.statistics import wilson
+from eval.summary import Cell, Group, Summary, setting_rank
+
+Row = Mapping[str, Any]
+
+_GROUP_AXES = {"hops": "hops between question and answer", "answer_type": "type of the gold answer"}
+_ROW_INCHES = 0.17  # of a dot plot
+
+
+def accuracy_by_dataset(summary: Summary) -> Plot | None:
+    """Accuracy at the largest budget with its 95% interval: a row a dataset, a mark a setting, a panel a model.
+
+    None where the study has one dataset only.
+    """
+    datasets = datasets_of(summary)
+    cells = [cell for cell in summary.largest if cell.accuracy]
+    students = list(dict.fromkeys(cell.run.model for cell in cells if cell.run.role != "baseline"))
+    baselines = list(dict.fromkeys(cell.run.model for cell in cells if cell.run.role == "baseline"))
+    if len(datasets) < 2 or not cells:
+        return None
+    settings = list(by_setting(cells))
+    height = 0.75 + len(datasets) * (0.16 + 0.08 * max(len(settings), len(baselines)))
+    figure, axes = figure_of(len(students) + bool(baselines), height)
+    top, label = scale_of(cell.accuracy.high for cell in cells if cell.accuracy)
+    for axis, model in zip(axes, students, strict=False):
+        for cell in (cell for cell in cells if (cell.run.model, cell.run.role != "baseline") == (model, True)):
+            place = datasets.index(cell.run.dataset) + _beside(settings.index(cell.run.setting), len(settings))
+            style = {"color": colour_of(cell.run.setting), "marker": marker_of(cell.run.setting), "markersize": 4}
+            _dot(axis, place, cell, style)
+        dress(axis, model, "", label, "", top)
+    if baselines:
+        for cell in (cell for cell in cells if cell.run.role == "baseline"):
+            place = baselines.index(cell.run.model)
+            _dot(
+                axes[-1], datasets.index(cell.run.dataset) + _beside(place, len(baselines)), cell, baseline_style(place)
+            )
+        dress(axes[-1], "Baselines", "", label, "", top)
+    for axis in axes:
+        _rows(axis, datasets, top)
+    legend(figure, settings if students else (), baselines)
+    return Plot("datasets", "Accuracy by dataset", figure)
+
+
+def accuracy_by_group(summary: Summary, dataset: str, by: Literal["hops", "answer_type"]) -> Plot | None:
+    """Accuracy by hops or answer type at the largest budget: a bar a setting with its interval, a panel a student.
+
+    None without annotated questions.
+    """
+    groups = [g for g in summary.groups if g.run.dataset == dataset and g.by == by and g.value != "unknown"]
+    models = models_of(group.run for group in groups)
+    if not models:
+        return None
+    groups = [group for group in groups if group.run.model in models]
+    figure, axes = figure_of(len(models))
+    top, label = scale_of(group.accuracy.high for group in groups)
+    for axis, model in zip(axes, models, strict=True):
+        _bars(axis, [group for group in groups if group.run.model == model])
+        dress(axis, model, "", f"{_GROUP_AXES[by]} (n questions)", label, top)
+    legend(figure, {group.run.setting for group in groups}, bars=True)
+    name = {"hops": "hops", "answer_type": "answer-types"}[by]
+    return Plot(f"{name}-{dataset}", f"Accuracy by {name.replace('-', ' ')} on {dataset}", figure)
+
+
+def reliability(summary: Summary, dataset: str) -> Plot | None:
+    """Accuracy of the majority over its share of the votes: a line a setting, a panel a model; on the diagonal they agree.
+
+    None where no question was answered more than once.
+    """
+    panels = panels_of((cell for cell in summary.largest if cell.calibration), dataset)
+    if not panels:
+        return None
+    figure, axes = figure_of(len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        axis.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)))
+        for setting, (cell, *_) in by_setting(panel.cells).items():
+            bins = cell.calibration.bins if cell.calibration else ()
+            x, y = [one.confidence for one in bins], [one.accuracy.value for one in bins]
+            low, high = [one.accuracy.low for one in bins], [one.accuracy.high for one in bins]
+            axis.vlines(x, low, high, color=colour_of(setting), alpha=0.4, linewidth=1)
+            line(axis, x, y, setting, linewidth=1.4, label=setting)
+        dress(axis, panel.title, panel.note, "confidence (share of votes)", "accuracy of the majority", 1.0)
+        axis.set_xlim(0, 1.02)
+    legend(figure, {cell.run.setting for panel in panels for cell in panel.cells})
+    return Plot(f"reliability-{dataset}", f"Accuracy of the majority by its share of votes on {dataset}", figure)
+
+
+def judge_against_matcher(summary: Summary, dataset: str) -> Plot | None:
+    """Accuracy of each run at its largest budget by the matcher (filled) and by the first judge (hollow), joined by a line.
+
+    None where no run was judged.
+    """
+    judged = [
+        (cell, cell.accuracy.value, cell.judge.accuracy)
+        for cell in summary.largest
+        if cell.run.dataset == dataset and cell.accuracy and cell.judge and cell.judge.accuracy is not None
+    ]
+    if not judged:
+        return None
+    cells = [cell for cell, *_ in judged]
+    figure, (axis,) = figure_of(1, 1.1 + _ROW_INCHES * len(cells) + 0.12 * len({cell.run.model for cell in cells}))
+    places = _places(cells)
+    top, label = scale_of(max(matched, said) for _, matched, said in judged)
+    for (cell, matched, said), place in zip(judged, places, strict=True):
+        axis.plot([matched, said], [place, place], color=colour_of(cell.run.setting), linewidth=1.6, alpha=0.5)
+        line(axis, [matched], [place], cell.run.setting)
+        line(axis, [said], [place], cell.run.setting, markerfacecolor="none", markersize=6)
+    dress(axis, dataset, "", label, "", top)
+    _rows(axis, [], top)
+    axis.set_yticks(places, [f"{cell.run.model}, {cell.run.setting}" for cell in cells], fontsize=7.5)
+    axis.set_ylim(places[-1] + 0.8, places[0] - 0.8)
+    return Plot(f"judges-{dataset}", f"Accuracy by matcher and by judge on {dataset}", figure)
+
+
+def training_quality(rows: Sequence[Row]) -> Plot | None:
+    """What the teachers' traces were worth, a bar a recipe: share right, traces kept for training, mean length of a thought.
+
+    ``rows`` are those of the view ``training_quality``. None without a training set whose quality is known.
+    """
+    sets = sorted((row for row in rows if row["candidates"]), key=lambda row: setting_rank(row["recipe"]))
+    if not sets:
+        return None
+    figure, axes = figure_of(3)
+    names = [str(row["recipe"]) for row in sets]
+    colours = [colour_of(name) for name in names]
+    accuracy = [row["accuracy"] or 0.0 for row in sets]
+    limits = [wilson(share * row["candidates"], row["candidates"]) for share, row in zip(accuracy, sets, strict=True)]
+    kept = [row["kept"] / row["candidates"] for row in sets]
+    tokens = [row["mean_thinking_tokens"] or 0.0 for row in sets]
+    shown = (
+        ("Right traces", "share of the teacher's traces", accuracy, 1.0, "{:.0%}"),
+        ("Kept for training", "share of the teacher's traces", kept, 1.0, "{:.0%}"),
+        ("Length", "thinking tokens a trace", tokens, max(tokens) * 1.15 or 1.0, "{:,.0f}"),
+    )
+    for axis, (title, label, values, top, form) in zip(axes, shown, strict=True):
+        axis.bar(range(len(names)), values, 0.6, color=colours, alpha=0.8)
+        if values is accuracy:
+            axis.vlines(
+                range(len(names)), [one.low for one in limits], [one.high for one in limits], color=INK, linewidth=1.0
+            )
+        ends = [one.high for one in limits] if values is accuracy else values
+        for place, (value, end) in enumerate(zip(values, ends, strict=True)):
+            axis.annotate(form.format(value), (place, end), (0, 3), textcoords="offset points", ha="center", color=INK)
+        axis.set_xticks(
+            range(len(names)), [f"{name}\nn={row['candidates']:,}" for name, row in zip(names, sets, strict=True)]
+        )
+        dress(axis, title, label, "", "", top)
+    return Plot("training-quality", "Quality of the training sets", figure)
+
+
+def loss_curves(students: Sequence[Mapping[str, Any]], logs: Sequence[Mapping[str, Any]]) -> Plot | None:
+    """Training loss (line) and held-out loss (markers) by step, a panel a base model. None without a logged step."""
+    logged = {str(row["student_key"]) for row in logs}
+    shown = [student for student in students if student["student_key"] in logged]
+    bases = sorted({str(student["base"]) for student in shown})
+    if not bases:
+        return None
+    figure, axes = figure_of(len(bases))
+    for axis, base in zip(axes, bases, strict=True):
+        highest = 0.0
+        for student in (s for s in shown if s["base"] == base):
+            rows = [row for row in logs if row["student_key"] == student["student_key"]]
+            highest = max(highest, _loss_lines(axis, str(student["recipe"]), rows))
+        dress(axis, base, "", "optimiser step", "loss (nats a token)", highest * 1.08 or 1.0)
+        axis.legend(loc="lower left", frameon=False, fontsize=8, labelcolor=INK)
+    return Plot("loss", "Training and held-out loss by step", figure)
+
+
+def _bars(axis: Any, groups: Sequence[Group]) -> None:
+    values = sorted(
+        {group.value for group in groups},
+        key=lambda value: (not value.isdigit(), int(value) if value.isdigit() else 0, value),
+    )
+    settings = sorted({group.run.setting for group in groups}, key=lambda s: (setting_rank(s), s))
+    width = 0.8 / len(settings)
+    for place, setting in enumerate(settings):
+        mine = [group for group in groups if group.run.setting == setting]
+        x = [values.index(group.value) + (place - (len(settings) - 1) / 2) * width for group in mine]
+        axis.bar(x, [g.accuracy.value for g in mine], width * 0.88, color=colour_of(setting), alpha=0.8, label=setting)
+        axis.vlines(x, [g.accuracy.low for g in mine], [g.accuracy.high for g in mine], color=INK, linewidth=1.0)
+    counts = {value: max(group.accuracy.n for group in groups if group.value == value) for value in values}
+    axis.set_xticks(range(len(values)), [f"{value}\nn={counts[value]:,}" for value in values])
+
+
+def _beside(place: int, places: int) -> float:
+    """How far from the middle of a row the mark stands that is at ``place`` of ``places``."""
+    return (place - (places - 1) / 2) * 0.7 / places
+
+
+def _dot(axis: Any, place: float, cell: Cell, style: Mapping[str, Any]) -> None:
+    if cell.accuracy:
+        axis.hlines(place, cell.accuracy.low, cell.accuracy.high, color=style["color"], linewidth=1.2)
+        axis.plot([cell.accuracy.value], [place], **style, clip_on=False)
+
+
+def _rows(axis: Any, names: Sequence[str], top: float) -> None:
+    """Turns a dressed axis on its side: values from left to right, names from top to bottom."""
+    axis.set_xlim(0, top * 1.02)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.45, -0.55)
+    axis.grid(visible=True, axis="x", color=RULE, linewidth=0.7)
+    axis.grid(visible=False, axis="y")
+
+
+def _places(cells: Sequence[Cell]) -> list[float]:
+    """Where each run stands: one row each, and room between models."""
+    places, place = [], 0.0
+    for before, cell in zip([None, *cells], cells, strict=False):
+        place += 0.0 if before is None else 1.0 if before.run.model == cell.run.model else 1.7
+        places.append(place)
+    return places
+
+
+def _loss_lines(axis: Any, recipe: str, rows: Sequence[Mapping[str, Any]]) -> float:
+    training = [(row["step"], row["loss"]) for row in rows if row["loss"] is not None]
+    held_out = [(row["step"], row["held_out_loss"]) for row in rows if row["held_out_loss"] is not None]
+    colour = colour_of(recipe)
+    if training:
+        axis.plot(*zip(*training, strict=True), color=colour, linewidth=1.3, label=f"{recipe}, training")
+    if held_out:
+        style = {"linestyle": "--", "marker": marker_of(recipe), "markersize": 5, "linewidth": 1.3}
+        axis.plot(*zip(*held_out, strict=True), color=colour, label=f"{recipe}, held out", **style)
+    return max((loss for _, loss in training + held_out), default=0.0)
