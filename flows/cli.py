@@ -18,13 +18,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from flows.data_commands import data_app
 from flows.kg_commands import kg_app
 from flows.kg_paths import kg_paths
 from flows.model_commands import models_app
 from flows.printing import Shape, console, print_rows
+from flows.publish_commands import publish_app
 from flows.server import prepare_environment
 from store.home import Home
-from store.types import InputError, RunError
+from store.types import InputError, RunError, Setting
 
 app = typer.Typer(
     name="factscale",
@@ -35,10 +37,16 @@ app = typer.Typer(
 )
 study_app = typer.Typer(no_args_is_help=True, help="Run a study, or see what running it would take.")
 db_app = typer.Typer(no_args_is_help=True, help="Look into the results database.")
+ui_app = typer.Typer(
+    help="Prefect's UI with the deployments and a worker, or, with `report`, a study's report and traces."
+)
 app.add_typer(study_app, name="study")
 app.add_typer(db_app, name="db")
 app.add_typer(kg_app, name="kg")
 app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
+app.add_typer(publish_app, name="publish")
+app.add_typer(ui_app, name="ui")
 kg_app.command("paths")(kg_paths)
 errors = Console(stderr=True)
 
@@ -115,24 +123,73 @@ def status(
 
 
 @app.command()
-def report(study_file: StudyFile) -> None:
-    """Draw a study's report again from what is in the store, and print its path."""
+def report(
+    study_file: StudyFile,
+    baseline: Annotated[
+        Setting | None, typer.Option(help="The setting that runs are compared with; else the study's.")
+    ] = None,
+    baseline_model: Annotated[
+        str | None, typer.Option(help="Compare with this model's run; else with the same model's.")
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option(min=0, max=2000, help="Test questions that get a page each; else the study's.")
+    ] = None,
+) -> None:
+    """Draw a study's report again from what is in the store, and print the path of its first page."""
     home = _existing_home()
     prepare_environment(home)
-    from flows.parameters import load_study
+    from flows.parameters import load_study, reporting
     from flows.report import draw_report
 
-    console.print(str(draw_report(load_study(study_file), home)), soft_wrap=True)
+    study = reporting(load_study(study_file), baseline, baseline_model, questions)
+    console.print(str(draw_report(study, home)), soft_wrap=True)
 
 
-@app.command()
-def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the UI, on 127.0.0.1.")] = 4200) -> None:
-    """Start a Prefect server with its UI, the deployments and a worker; Ctrl-C ends them."""
+@ui_app.callback(invoke_without_command=True)
+def ui(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the UI, on 127.0.0.1.")] = 4200,
+) -> None:
+    """Start a Prefect server with its UI, the deployments and a worker; Ctrl-C ends them.
+
+    With `report`: a study's report and its traces.
+    """
+    if context.invoked_subcommand is not None:
+        return
     home = Home.current()
     prepare_environment(home)
     from flows.ui import serve
 
     serve(home, port, console)
+
+
+@ui_app.command("report")
+def ui_report(
+    study_file: StudyFile,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the pages.")] = 8787,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to listen on; nothing asks for a password, so others than this machine's see all."
+        ),
+    ] = "127.0.0.1",
+) -> None:
+    """Show a study's report, and search its questions and traces in a browser; Ctrl-C ends it. Nothing is changed."""
+    home = _existing_home()
+    prepare_environment(home)
+    from flows.explorer import serve_explorer
+    from flows.parameters import load_study
+    from flows.report import landed_key, report_folder
+    from store.scores import score_study
+
+    study = load_study(study_file)
+    key = landed_key(study, home)
+    score_study(home.store, key)
+
+    def tell(url: str) -> None:
+        console.print(f"Report and traces of {study.name}: [bold]{url}[/bold]   (Ctrl-C ends it)")
+
+    serve_explorer(home, key, report_folder(study, home), host, port, name=study.name, on_start=tell)
 
 
 @db_app.command("query")

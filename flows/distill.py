@@ -9,9 +9,9 @@ import json
 
 from prefect import flow
 
+from flows.artifacts import gather, table, threads
 from flows.orders import Orders
 from flows.parameters import Distill
-from flows.publish import gather, table, threads
 from store.home import Home
 from tasks.landing import submit
 from tasks.questions import register_questions

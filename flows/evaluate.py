@@ -9,12 +9,15 @@ from collections.abc import Sequence
 
 from prefect import flow
 
+from flows.artifacts import gather, threads
 from flows.orders import Orders, RunOrder
 from flows.parameters import Evaluate
-from flows.publish import gather, threads
 from store.home import Home
+from store.scores import score_study
 from store.types import digest
+from tasks.keys import score_key
 from tasks.landing import submit
+from tasks.overlaps import OverlapOrder, overlap
 from tasks.questions import register_questions
 from tasks.traces import traces
 from tasks.verdicts import MATCHER, PARSER, JudgeOrder, predictions, verdicts
@@ -31,20 +34,32 @@ def evaluate(parameters: Evaluate) -> str:
     gather([submit(predictions, run.predictions, orders.store) for run in runs])
     judges = orders.judges(runs)
     gather([submit(verdicts, judge, orders.store) for judge in judges])
-    return _register(orders, parameters, runs, judges)
+    overlaps = orders.overlaps()
+    gather([submit(overlap, order, orders.store) for order in overlaps])
+    key = _register(orders, parameters, runs, judges, overlaps)
+    score_study(orders.store, key)
+    return key
 
 
-def study_key(parameters: Evaluate, runs: Sequence[RunOrder], judges: Sequence[JudgeOrder]) -> str:
-    """Key of a study: all that it asks for (how its models are run is no part of it), and the units that it came to,
-    which change with their students and judges."""
+def study_key(
+    parameters: Evaluate, runs: Sequence[RunOrder], judges: Sequence[JudgeOrder], overlaps: Sequence[OverlapOrder]
+) -> str:
+    """Key of a study: all that it asks for (how its models are run and its report looks is no part of it), and the units
+    that it came to, which change with their students and judges."""
+    asked = parameters.model_dump(mode="json", exclude={"generation", "report"})
     readings = sorted(run.predictions.key for run in runs)
-    return digest(
-        [parameters.model_dump(mode="json", exclude={"generation"}), readings, [judge.spec.judge for judge in judges]]
-    )
+    return digest([asked, readings, [judge.spec.judge for judge in judges], [order.key for order in overlaps]])
 
 
-def _register(orders: Orders, parameters: Evaluate, runs: Sequence[RunOrder], judges: Sequence[JudgeOrder]) -> str:
-    key = study_key(parameters, runs, judges)
+def _register(
+    orders: Orders,
+    parameters: Evaluate,
+    runs: Sequence[RunOrder],
+    judges: Sequence[JudgeOrder],
+    overlaps: Sequence[OverlapOrder],
+) -> str:
+    key = study_key(parameters, runs, judges, overlaps)
+    first = judges[0].spec.judge if judges else None
     rows = [
         {
             "study_key": key,
@@ -61,9 +76,11 @@ def _register(orders: Orders, parameters: Evaluate, runs: Sequence[RunOrder], ju
             "budgets": list(run.traces.spec.budgets),
             "parser": PARSER,
             "matcher": MATCHER,
-            "judge": judges[0].spec.judge if judges else None,
+            "judge": first,
             "student_key": run.student,
             "retrieval_key": orders.retrieval.key,
+            "parameters": run.traces.model.entry.parameters,
+            "score_key": score_key(run.traces.key, PARSER, MATCHER, first),
         }
         for run in runs
     ]
@@ -77,6 +94,11 @@ def _register(orders: Orders, parameters: Evaluate, runs: Sequence[RunOrder], ju
         }
         for position, judge in enumerate(judges)
     ]
+    datasets = parameters.evaluate.datasets
+    near = [
+        {"study_key": key, "dataset": chosen.dataset, "overlap_key": order.key}
+        for chosen, order in zip(datasets, overlaps, strict=False)  # none where no student is trained
+    ]
     study = {"study_key": key, "name": parameters.name, "spec": parameters.model_dump_json()}
-    orders.store.land({"study_runs": rows, "study_judges": named, "studies": [study]})
+    orders.store.land({"study_runs": rows, "study_judges": named, "study_overlaps": near, "studies": [study]})
     return key

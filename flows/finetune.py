@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.artifacts import gather, table, threads
 from flows.orders import Orders
 from flows.parameters import Finetune
-from flows.publish import gather, table, threads
 from store.home import Home
 from tasks.landing import submit
 from tasks.students import student, student_missing

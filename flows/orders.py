@@ -48,8 +48,9 @@ from tasks.keys import (
     set_key,
 )
 from tasks.links import LinksOrder, mapping_hash, unlinked_questions
+from tasks.overlaps import OverlapOrder, overlap_order
 from tasks.paths import NeighbourhoodsOrder, PathsOrder, missing_questions, search_versions
-from tasks.questions import Asked, load_questions, prompt_set_key, question_key
+from tasks.questions import Asked, prompt_set_key, question_key
 from tasks.students import StudentOrder
 from tasks.traces import Run, TracesOrder
 from tasks.training_sets import TrainingSetOrder, wording
@@ -342,6 +343,27 @@ class Orders:
             run=self._run(),
         )
 
+    def overlaps(self) -> tuple[OverlapOrder, ...]:
+        """One order a dataset: its questions beside those that students are trained on, and the teachers' prompts.
+
+        None where the study trains no student. Raises Waiting if the teachers' prompts are not known yet.
+        """
+        chosen = _as(self.parameters, Evaluate)
+        recipes = [recipe for recipe in chosen.distill.recipes if Setting(recipe.value) in chosen.evaluate.settings]
+        teachers = [self.teacher(alias, recipe)[0] for recipe in recipes for alias in chosen.distill.teachers]
+        if not teachers:
+            return ()
+        return tuple(
+            overlap_order(
+                f"overlap of {questions.dataset}-{questions.split} with training",
+                self.train_questions,
+                _questions(questions),
+                [traces.spec.prompt_set for traces in teachers],
+                chosen.evaluate.overlap,
+            )
+            for questions in chosen.evaluate.datasets
+        )
+
     def model(self, alias: str, student: str | None = None) -> ModelChoice:
         """The model called ``alias`` as it is (on the server that the study names for it), or a student trained on it."""
         entry = self.registry.entry(alias)
@@ -400,7 +422,7 @@ class Orders:
 
 
 def _questions(chosen: QuestionSet) -> tuple[Question, ...]:
-    return load_questions(chosen.dataset, chosen.split, chosen.limit, chosen.path)
+    return chosen.load()
 
 
 def _traces_spec(

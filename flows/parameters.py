@@ -13,10 +13,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+from eval.benchmarks import LOADERS, Columns, Custom
+from eval.benchmarks.registry import HUB_ID, check_pinned
+from eval.overlap import OverlapOptions
 from models.budgets import Extension
 from models.engines.base import KEY_VARIABLE, plain_url
 from models.finetune import Hyperparameters
-from store.types import Frozen, InputError, JudgeQuestion, Recipe, Sampling, Setting, Split
+from store.types import Frozen, InputError, JudgeQuestion, Question, Recipe, Sampling, Setting, Split
+from tasks.questions import load_questions
 from tasks.traces import Run
 
 STARTER = "starter"
@@ -50,10 +54,56 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 class QuestionSet(Frozen):
     """The first ``limit`` questions of one split of a dataset."""
 
-    dataset: str = Field(default=STARTER, min_length=1, description="A dataset's name, or `jsonl` with a path")
+    dataset: str = Field(
+        default=STARTER,
+        min_length=1,
+        description="A benchmark's name (`factscale data ls`), `jsonl` with a path, or a name of your own with hub or columns",
+    )
     split: Split = "test"
     limit: int | None = Field(default=None, ge=1, description="The first so many questions; empty for all")
-    path: str | None = Field(default=None, description="The file of the dataset; the starter set needs none")
+    path: str | None = Field(
+        default=None,
+        description="The file of the dataset, or a folder; empty: the starter set, or what `data get` fetched",
+    )
+    hub: str | None = Field(default=None, pattern=HUB_ID, description="A hub dataset, owner/name; with a revision")
+    revision: str | None = Field(default=None, description="Its commit: 40 hex digits")
+    config: str | None = Field(default=None, min_length=1, description="Its configuration, where it has several")
+    hub_split: str | None = Field(
+        default=None, min_length=1, description="Its own name of the split; empty: the one that means the same"
+    )
+    columns: Columns | None = Field(
+        default=None, description="Which columns hold what, for a hub dataset or a file that is in no known form"
+    )
+
+    @model_validator(mode="after")
+    def _where_it_comes_from(self) -> QuestionSet:
+        if self.dataset in LOADERS:
+            for field in ("hub", "revision", "config", "hub_split", "columns"):
+                if getattr(self, field) is not None:
+                    raise ValueError(
+                        f"{field}: dataset {self.dataset!r} has a form of its own; give your set another name"
+                    )
+            return self
+        if self.hub is not None:
+            check_pinned(self.hub, self.revision)
+            if self.path is not None:
+                raise ValueError("hub and path: a set comes from one of them; leave one out")
+        elif self.revision is not None:
+            raise ValueError("revision: only a hub dataset has one; name it in hub, or leave revision out")
+        elif self.path is None and (self.columns or self.config or self.hub_split):
+            raise ValueError(f"dataset {self.dataset!r}: say where it comes from, in hub or path")
+        return self
+
+    @property
+    def custom(self) -> Custom | None:
+        """How a set of your own is read; None where the dataset has a loader."""
+        if not (self.hub or self.columns or self.config or self.hub_split):
+            return None
+        return Custom(self.hub, self.revision, self.config, self.hub_split, self.columns or Columns())
+
+    def load(self) -> tuple[Question, ...]:
+        """Its questions. Raises InputError for what is wrong with it, RunError where the hub cannot be reached."""
+        return load_questions(self.dataset, self.split, self.limit, self.path, self.custom)
 
 
 class Retrieval(Frozen):
@@ -248,6 +298,10 @@ class Evaluation(Frozen):
         default=(),
         description="Models that judge predictions beside the matcher; the first one's stand in the result table",
     )
+    overlap: OverlapOptions = Field(
+        default=OverlapOptions(),
+        description="When a test question counts as overlapping with training; tables show results with and without those",
+    )
 
     @model_validator(mode="after")
     def _greedy_is_sampled_once(self) -> Evaluation:
@@ -322,8 +376,48 @@ class Evaluate(Finetune):
         return self
 
 
+class Reporting(Frozen):
+    """What a report compares and shows; nothing here changes a result."""
+
+    baseline: Setting = Field(default=Setting.INSTRUCT, description="The setting that runs are compared with")
+    baseline_model: Alias | None = Field(
+        default=None, description="Compare with this model's run in that setting; empty: with the same model's"
+    )
+    questions: int = Field(
+        default=12, ge=0, le=2000, description="Test questions that get a page of their own in the report"
+    )
+
+
 class Study(Evaluate):
     """Parameters of `study`: everything from paths to the report."""
+
+    report: Reporting = Reporting()
+
+    @model_validator(mode="after")
+    def _the_baseline_is_run(self) -> Study:
+        chosen, wanted = self.report, self.evaluate
+        if chosen.baseline_model is not None:
+            students = set(self.finetune.students)
+            if chosen.baseline_model not in students | set(wanted.baselines):
+                raise ValueError(
+                    f"report.baseline_model {chosen.baseline_model!r} is not run in this study; it runs "
+                    f"{', '.join(sorted(students | set(wanted.baselines)))}"
+                )
+            if chosen.baseline_model not in students and chosen.baseline is not Setting.INSTRUCT:
+                raise ValueError(
+                    f"report.baseline {chosen.baseline}: {chosen.baseline_model!r} is a baseline and run as it is; use instruct"
+                )
+        return self
+
+
+def reporting(study: Study, baseline: Setting | None, baseline_model: str | None, questions: int | None) -> Study:
+    """The study with another report; None leaves what it says. Raises InputError for a baseline that it does not run."""
+    given = {"baseline": baseline, "baseline_model": baseline_model, "questions": questions}
+    chosen = study.report.model_dump() | {name: value for name, value in given.items() if value is not None}
+    try:
+        return Study.model_validate({**study.model_dump(), "report": chosen})
+    except ValidationError as error:
+        raise InputError(_first_errors(error)) from None
 
 
 def load_study(path: Path) -> Study:

@@ -18,7 +18,6 @@ from models.registry import model_key
 from store.connection import Store
 from store.home import Home
 from store.types import InputError, Setting
-from tasks.questions import load_questions
 from tasks.traces import TracesOrder, missing_rows
 from tasks.weights import ModelChoice
 
@@ -48,7 +47,7 @@ def check(study: Study, home: Home) -> None:
     if orders.source.url is not None:
         orders.source.remote()
     for questions in (study.train, *study.retrieve.datasets, *study.evaluate.datasets):
-        load_questions(questions.dataset, questions.split, questions.limit, questions.path)
+        questions.load()
 
 
 def _check_servers(study: Study) -> None:
@@ -125,7 +124,7 @@ def _rows(study: Study, orders: Orders) -> Iterator[Row]:
         name = f"answers {alias} {setting} {questions.dataset}-{questions.split}"
         run = _ready(lambda: orders.run(role, alias, setting, questions))  # noqa: B023 - called at once
         if run is None:
-            count = len(load_questions(questions.dataset, questions.split, questions.limit, questions.path))
+            count = len(questions.load())
             samples = count * study.evaluate.samples
             each = study.evaluate.longest + len(study.evaluate.budgets) * study.evaluate.max_answer_tokens
             tokens = samples * each
@@ -136,6 +135,11 @@ def _rows(study: Study, orders: Orders) -> Iterator[Row]:
         runs.append(run)
         yield _traces_row(orders, run.traces)
     complete = len(runs) == len(orders.run_names())
+    if trains:
+        made = _ready(orders.overlaps)
+        for place, questions in enumerate(study.evaluate.datasets):
+            name = f"overlap of {questions.dataset}-{questions.split} with training"
+            yield _simple_row(orders, name, made[place].key if made else None)
     for judge in orders.judges(runs):
         done = complete and orders.store.has_unit(judge.key)
         yield _row(judge.name, "done" if done else "missing" if complete else "waits", None, None)

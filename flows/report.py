@@ -1,38 +1,45 @@
-"""The flow `report`: the page of a study, drawn from the store, with its artifacts.
+"""The flow `report`: the pages of a study, drawn from the store, with its artifacts.
 
 Run alone: ``factscale report deployments/studies/demo.yaml``.
 """
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 from prefect import flow
 
-from eval.findings import judge_table, markdown_summary, table_rows
+from eval.findings import markdown_summary
+from eval.summary import Baseline
+from eval.tables import judge_table, leaderboard_rows, table_rows
+from flows.artifacts import gather, markdown, table
 from flows.evaluate import study_key
 from flows.orders import Orders, Waiting
 from flows.parameters import Study
-from flows.publish import gather, markdown, table
 from store.home import Home
 from tasks.keys import set_key
 from tasks.landing import submit
 from tasks.reports import ReportOrder, draw, draw_page, report_page, report_spec, summary_of
 
+_LARGEST_ARTIFACT = 900_000  # bytes of pictures in one artifact: the UI is slow beyond a megabyte
+
 
 @flow(name="report")
 def report(parameters: Study) -> str:
-    """Draw the report unless nothing changed since. Returns the page's path."""
+    """Draw the report unless nothing changed since. Returns the path of its first page."""
     home = Home.current()
     order = report_order(parameters, home)
     page = report_page(order, home)
     missing = not home.store.has_unit(order.key) or not page.is_file()
     gather([submit(draw, order, home.store, missing=missing)])
-    summary = summary_of(home.store, order.study_key)
-    table(f"results-{parameters.name}", table_rows(summary), f"Results of {parameters.name}")
+    summary = summary_of(home.store, order.study_key, order.baseline)
+    table(f"leaderboard-{parameters.name}", leaderboard_rows(summary), f"Leaderboard of {parameters.name}")
     if summary.judges:
         table(f"judges-{parameters.name}", judge_table(summary), f"Judges of {parameters.name}")
-    markdown(f"summary-{parameters.name}", f"{markdown_summary(summary)}\n\nReport: `{page}`", "Summary of the study")
+    markdown(f"summary-{parameters.name}", markdown_summary(summary, str(page)), "Summary of the study")
+    if pictures := _pictures(page.parent / "plots"):
+        markdown(f"plots-{parameters.name}", pictures, "Plots of the report")
     return str(page)
 
 
@@ -43,7 +50,8 @@ def draw_report(parameters: Study, home: Home) -> Path:
 
 def result_table(parameters: Study, home: Home) -> list[dict[str, str]]:
     """The result table as a terminal shows it: shares in percent; what is the same in every row is left out."""
-    rows = table_rows(summary_of(home.store, report_order(parameters, home).study_key))
+    order = report_order(parameters, home)
+    rows = table_rows(summary_of(home.store, order.study_key, order.baseline))
     names = [name for name in ("model", "dataset") if len({row[name] for row in rows}) > 1]
     return [
         {name: str(row[name]) for name in names}
@@ -62,17 +70,30 @@ def result_table(parameters: Study, home: Home) -> list[dict[str, str]]:
     ]
 
 
+def report_folder(parameters: Study, home: Home) -> Path:
+    """Where the report of a study lies, drawn or not."""
+    return home.reports / parameters.name
+
+
+def landed_key(parameters: Study, home: Home) -> str:
+    """The key of a study that has landed. Raises Waiting if its runs have not."""
+    return report_order(parameters, home).study_key
+
+
 def report_order(parameters: Study, home: Home) -> ReportOrder:
     """The work order of a study's report. Raises Waiting if the study's runs have not landed."""
     orders = Orders(parameters, home)
     runs = [orders.run(*names) for names in orders.run_names()]
     judges = orders.judges(runs)
-    key = study_key(parameters, runs, judges)
+    overlaps = orders.overlaps()
+    key = study_key(parameters, runs, judges, overlaps)
     if not home.store.query("SELECT 1 FROM studies WHERE study_key = ?", [key]):
         raise Waiting(f"study {parameters.name} has not landed with these parameters: run `evaluate` first")
     control = orders.control()
-    units = [run.predictions.key for run in runs] + [judge.key for judge in judges]
+    units = [run.predictions.key for run in runs] + [judge.key for judge in judges] + [one.key for one in overlaps]
     units += [orders.retrieval.key, set_key(list(orders.searched_keys)), *([control.key] if control else [])]
+    chosen = parameters.report
+    baseline = Baseline(setting=chosen.baseline.value, model=chosen.baseline_model)
     return ReportOrder(
         name=f"report {parameters.name}",
         study=parameters.name,
@@ -82,8 +103,22 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
         retrieval=orders.retrieval.key,
         control=control.key if control else None,
         searched=orders.searched_keys,
-        spec=report_spec(key, units),
+        spec=report_spec(key, units, baseline, chosen.questions),
     )
+
+
+def _pictures(folder: Path) -> str:
+    """The plots as Markdown with the pictures in it, as many as an artifact holds; the UI shows no file of this machine."""
+    lines: list[str] = []
+    room = _LARGEST_ARTIFACT
+    for file in sorted(folder.glob("*.png")):
+        data = base64.b64encode(file.read_bytes()).decode()
+        room -= len(data)
+        if room < 0:
+            lines.append(f"More plots are in `{folder}`.")
+            break
+        lines.append(f"![{file.stem}](data:image/png;base64,{data})")
+    return "\n\n".join(lines)
 
 
 def _percent(value: float | None) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from eval.retrieval_report import render_retrieval, retrieval_markdown
 from eval.retrieval_summary import RetrievalSummary
+from flows.artifacts import markdown
 from flows.orders import Orders
-from flows.publish import markdown
 from store.home import Home
 from tasks.keys import set_key
 from tasks.retrieval_reports import retrieval_examples, retrieval_summary

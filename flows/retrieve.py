@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
+from flows.artifacts import gather, threads
 from flows.orders import QUESTIONS_A_TASK_EACH, Orders
 from flows.parameters import Retrieve
-from flows.publish import gather, threads
 from flows.retrieval import publish_retrieval
 from store.home import Home
 from tasks.controls import control

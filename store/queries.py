@@ -2,13 +2,13 @@
 
 Every function takes a :class:`store.connection.Store` and returns a list of dicts, JSON columns decoded. Budget
 ``None`` means unlimited everywhere here, also where ``study_runs.budgets`` has 0 for it. Columns that hold long text
-are read only by ``trace_samples`` and ``training_examples``, and only for the questions asked for.
+are read only by ``training_examples``, and only for the questions asked for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from store.connection import Store
@@ -200,29 +200,6 @@ def paths_of(store: Store, retrieval_key: str, question_key: str) -> Rows:
         "SELECT * FROM paths WHERE retrieval_key = ? AND question_key = ? ORDER BY rank", [retrieval_key, question_key]
     )
     return _decoded(rows, "triples")
-
-
-def trace_samples(store: Store, study_key: str, question_keys: Iterable[str]) -> Rows:
-    """Sample 0 of the given questions in every run and at every budget, with its texts.
-
-    ``thinking`` is the thought up to the budget's cut, ``answer_text`` what came after it, ``answers`` the gold ones.
-    """
-    rows = store.query(
-        """
-        SELECT r.run_key, r.role, r.model, r.setting, r.dataset, r.question_key, r.question_id, q.text AS question,
-               q.answers, r.answer_type, r.hops, r.sample, r.budget, p.messages,
-               left(h.text, t.thinking_chars) AS thinking, a.answer_text, r.prediction, r.how, r.correct, r.rule,
-               r.judged, r.cut, r.forced, r.finish, t.self_contained, t.thinking_chars, r.thinking_tokens,
-               r.answer_tokens
-        FROM results r JOIN traces t USING (trace_id) JOIN questions q USING (question_key)
-        JOIN prompts p USING (prompt_key) JOIN trace_texts a USING (trace_id)
-        JOIN thought_texts h ON h.thought_id = t.thought_id
-        WHERE r.study_key = $study AND r.sample = 0 AND list_contains($questions, r.question_key)
-        ORDER BY r.question_key, r.model, r.dataset, r.setting, r.run_key, r.budget NULLS LAST
-        """,
-        {"study": study_key, "questions": list(question_keys)},
-    )
-    return _decoded(rows, "answers", "messages")
 
 
 def training_examples(store: Store, study_key: str, questions: int = 4) -> Rows:

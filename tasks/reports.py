@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from prefect import task
 
 from eval.agreement import summarise_judges
+from eval.overlap import summarise_overlaps
+from eval.question_pages import export_questions
 from eval.report import REPORT_VERSION, ReportData, render_report
-from eval.summary import Summary, summarise
+from eval.summary import OWN_INSTRUCT, Baseline, Summary, summarise
 from store import queries
 from store.connection import Store
 from store.home import Home
+from store.overlap import overlap_rows
+from store.scores import score_study
 from store.types import Frozen, RunError
+from tasks.exploring import Explorer
 from tasks.keys import ReportSpec
 from tasks.landing import UNIT_OPTIONS, Clock, versions
 from tasks.retrieval_reports import path_drawings, retrieval_examples, retrieval_summary
 
-_TEST_QUESTIONS = 4
 _TRAINING_QUESTIONS = 4
 
 
@@ -44,14 +49,26 @@ class ReportOrder(Frozen):
         """The unit's key: everything the report is drawn from."""
         return self.spec.key
 
+    @property
+    def baseline(self) -> Baseline:
+        """What runs are compared with."""
+        return Baseline(setting=self.spec.baseline, model=self.spec.baseline_model)
 
-def report_spec(study_key: str, units: list[str]) -> ReportSpec:
-    """The spec of a report over these units."""
-    return ReportSpec(study=study_key, units=tuple(sorted(units)), version=REPORT_VERSION)
+
+def report_spec(study_key: str, units: list[str], baseline: Baseline, questions: int) -> ReportSpec:
+    """The spec of a report over these units; ``questions`` get a page each."""
+    return ReportSpec(
+        study=study_key,
+        units=tuple(sorted(units)),
+        baseline=baseline.setting,
+        baseline_model=baseline.model,
+        questions=questions,
+        version=REPORT_VERSION,
+    )
 
 
 def report_page(order: ReportOrder, home: Home) -> Path:
-    """Where the page of a report lies."""
+    """Where the first page of a report lies."""
     return home.reports / order.study / "index.html"
 
 
@@ -72,8 +89,10 @@ def draw_page(order: ReportOrder, home: Home) -> Path:
     study = queries.study(store, study_key)
     if study is None:
         raise RunError(f"study {order.study} has not landed: run `evaluate` first")
+    summary = summary_of(store, study_key, order.baseline)
+    folder = report_page(order, home).parent
+    shown = shown_questions(store, study_key, order.spec.questions)
     examples = queries.training_examples(store, study_key, _TRAINING_QUESTIONS)
-    summary = summary_of(store, study_key)
     data = ReportData(
         study=study,
         summary=summary,
@@ -82,32 +101,51 @@ def draw_page(order: ReportOrder, home: Home) -> Path:
         training=queries.training_rows(store, study_key),
         graphs=queries.graphs_of(store, order.retrieval, [one["question_key"] for one in examples]),
         training_examples=examples,
-        trace_samples=queries.trace_samples(store, study_key, _shown_questions(store, study_key)),
         drawings=path_drawings(
             store, order.snapshot, order.retrieval, {one["question_key"]: one["question"] for one in examples}
         ),
         retrieval_summary=retrieval_summary(store, order.retrieval, order.searched, order.control),
         retrieval_examples=retrieval_examples(store, order.snapshot, order.retrieval, order.searched),
+        training_quality=queries.training_quality_rows(store, study_key),
+        questions_page=bool(shown),
         versions=json.loads(versions()),
         seeds={"study": order.seed},
         generated_at=datetime.now(UTC),
     )
-    return render_report(data, report_page(order, home).parent)
+    if shown:
+        explorer = Explorer(store, study_key, order.study, report=True)
+        export_questions(explorer.exported_views(shown), folder / "questions")
+    return render_report(data, folder)
 
 
-def summary_of(store: Store, study_key: str) -> Summary:
-    """The statistics of a study."""
-    judges = summarise_judges(queries.judge_rows(store, study_key), queries.ballot_rows(store, study_key))
-    return summarise(queries.iter_result_rows(store, study_key), queries.run_rows(store, study_key), judges)
+def summary_of(store: Store, study_key: str, baseline: Baseline = OWN_INSTRUCT) -> Summary:
+    """The statistics of a study; its scores are made where they are missing."""
+    score_study(store, study_key)
+    return _summary(str(store.path), study_key, baseline)
 
 
-def _shown_questions(store: Store, study_key: str) -> list[str]:
-    """A few test questions, spread over the hops, those first on which the settings disagree."""
+# A study that has landed does not change, and its intervals are drawn from thousands of resamples: a flow that shows them in
+# several places counts them once.
+@lru_cache(maxsize=4)
+def _summary(path: str, study_key: str, baseline: Baseline) -> Summary:
+    store = Store(Path(path))
+    return summarise(
+        queries.score_columns(store, study_key),
+        queries.run_rows(store, study_key),
+        summarise_judges(queries.judge_rows(store, study_key), queries.ballot_rows(store, study_key)),
+        lengths=queries.length_rows(store, study_key),
+        overlaps=summarise_overlaps(overlap_rows(store, study_key)),
+        baseline=baseline,
+    )
+
+
+def shown_questions(store: Store, study_key: str, count: int) -> list[str]:
+    """Keys of test questions to look at: spread over datasets and hops, those first on which the settings disagree."""
     rows = store.query(
-        "WITH means AS (SELECT question_key, question_id, hops, setting, avg(correct::INT) AS right_share FROM results "
-        "WHERE study_key = ? GROUP BY ALL), spread AS (SELECT question_key, question_id, hops, max(right_share) - "
-        "min(right_share) AS spread FROM means GROUP BY ALL) SELECT question_key FROM spread "
-        "ORDER BY row_number() OVER (PARTITION BY hops ORDER BY spread DESC, question_id), hops LIMIT ?",
-        [study_key, _TEST_QUESTIONS],
+        "WITH means AS (SELECT question_key, question_id, dataset, hops, setting, avg(correct / samples) AS share FROM scores "
+        "WHERE study_key = ? GROUP BY ALL), spread AS (SELECT question_key, question_id, dataset, hops, "
+        "max(share) - min(share) AS spread FROM means GROUP BY ALL) SELECT question_key FROM spread ORDER BY row_number() "
+        "OVER (PARTITION BY dataset, hops ORDER BY spread DESC, question_id), dataset, hops LIMIT ?",
+        [study_key, count],
     )
     return [row["question_key"] for row in rows]

@@ -26,7 +26,7 @@ def call(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedP
 def demo(folder: Path, **changes: object) -> Path:
     fields = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
     for name, value in changes.items():
-        fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
+        fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(fields), encoding="utf-8")
     return path
@@ -47,6 +47,11 @@ class TestHelp:
             (["study"], ["run", "plan"]),
             (["study", "run", "--help"], ["STUDY.yaml", "--only", "Run a study"]),
             (["db", "query", "--help"], ["read-only", "--format"]),
+            (["report", "--help"], ["--baseline", "--baseline-model", "--questions"]),
+            (["ui", "--help"], ["report", "--port", "Prefect"]),
+            (["ui", "report", "--help"], ["--host", "--port", "STUDY.yaml"]),
+            (["data"], ["ls", "get", "check", "show"]),
+            (["publish"], ["dataset", "model", "--execute"]),
         ],
     )
     def test_it_tells_what_there_is(self, tmp_path: Path, arguments: list[str], expected: list[str]) -> None:
@@ -70,6 +75,7 @@ class TestBadInput:
             ({"distill": {"teachers": ["smollm2-136m"]}}, "did you mean smollm2-360m or smollm2-135m"),
             ({"evaluate": {"judges": ["nobody"]}}, "model 'nobody' is not in"),
             ({"generation": {"servers": [{"model": "nobody", "url": "http://h/v1"}]}}, "asks no model 'nobody'"),
+            ({"report": {"baseline_model": "qwq-32b"}}, "report.baseline_model 'qwq-32b' is not run in this study"),
             ({"registry": "/nowhere/models.yaml"}, "registry /nowhere/models.yaml cannot be read"),
         ],
     )
@@ -172,4 +178,4 @@ def test_a_plan_of_an_empty_store_counts_everything(tmp_path: Path) -> None:
     assert done.returncode == 0
     states = [line.split(",")[1] for line in done.stdout.splitlines()[1:]]
     assert set(states) == {"missing", "waits"}
-    assert len(states) == 1 + 2 + 2 + 2 + 4 + 2
+    assert len(states) == 1 + 2 + 2 + 2 + 4 + 1 + 2

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.parameters import DEFAULT_REGISTRY, STUDIES, Study, load_study
+from flows.parameters import DEFAULT_REGISTRY, STUDIES, Study, load_study, reporting
 from models.registry import load_registry
-from store.types import InputError
+from store.types import InputError, Setting
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
 
@@ -34,9 +34,29 @@ def test_there_is_a_demo() -> None:
     assert "demo" in [path.stem for path in SHIPPED]
 
 
+def test_a_report_is_chosen_without_changing_the_study(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, evaluate={"baselines": ["qwen2.5-72b"]}))
+    other = reporting(study, None, "qwen2.5-72b", 40)
+    assert (other.report.baseline, other.report.baseline_model, other.report.questions) == (
+        Setting.INSTRUCT,
+        "qwen2.5-72b",
+        40,
+    )
+    assert other.model_dump(exclude={"report"}) == study.model_dump(exclude={"report"})
+    assert reporting(study, None, None, None) == study
+    with pytest.raises(
+        InputError, match=r"baseline_model 'qwq-32b' is not run in this study; it runs qwen2.5-72b, smollm2"
+    ):
+        reporting(study, None, "qwq-32b", None)
+    with pytest.raises(InputError, match=r"'qwen2.5-72b' is a baseline and run as it is; use instruct"):
+        reporting(study, Setting.COT, "qwen2.5-72b", None)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"evaluate": {"overlap": {"cosine": 1.5}}}, r"evaluate\.overlap\.cosine: .*less than 1"),
+        ({"report": {"questions": -1}}, r"report\.questions: .*greater than or equal to 0"),
         ({"evaluate": {"budgets": [0, 16]}}, r"evaluate\.budgets: budget 0 gives no room to think: use 1 or more"),
         ({"evaluate": {"budgets": [-4]}}, r"budget -4 gives no room"),
         ({"evaluate": {"budgets": [64, 16]}}, r"budgets \[64, 16\] must rise"),

@@ -156,11 +156,23 @@ class TestAgain:
 
 class TestReport:
     def test_the_page_stands_alone(self, home: Home) -> None:
-        page = (home.reports / "mini" / "index.html").read_text(encoding="utf-8")
-        assert "smollm2-135m" in page
-        assert 'src="http' not in page
-        assert "<script src" not in page
-        assert "capital" in page
+        folder = home.reports / "mini"
+        pages = {file.name: file.read_text(encoding="utf-8") for file in folder.rglob("*.html")}
+        assert "smollm2-135m" in pages["index.html"]
+        assert {"budgets.html", "training.html", "retrieval.html"} < pages.keys()
+        for name, page in pages.items():
+            assert 'src="http' not in page, name
+            assert "<script src" not in page, name
+        assert "capital" in pages["training.html"]
+        assert sum(name.startswith("question-") for name in pages) == mini_study.TEST
+        assert (folder / "tables" / "results.tex").exists() or list((folder / "tables").glob("results-*.tex"))
+
+    def test_questions_near_training_are_told_apart(self, home: Home) -> None:
+        rows = home.store.query(
+            "SELECT o.flagged, q.split FROM question_overlaps o JOIN questions q USING (question_key)"
+        )
+        assert len(rows) >= mini_study.TEST
+        assert {row["split"] for row in rows} == {"test"}
 
     def test_it_is_drawn_again_if_it_was_removed(self, home: Home) -> None:
         from flows.report import report

@@ -152,21 +152,6 @@ def test_paths_come_best_first_with_their_triples(store: Store) -> None:
     assert rows[0]["triples"][0] == ["Q142", "P36", "Q90", False]
 
 
-def test_trace_samples_are_cut_where_the_budget_cut_them(landed: tuple[Store, Any]) -> None:
-    store, made = landed
-    rows = queries.trace_samples(store, STUDY, ["q1", "q2"])
-    wanted = [f for f in made.facts if f.question in (1, 2) and f.sample == 0]
-    assert len(rows) == len(wanted)
-    whole = {(row["run_key"], row["question_key"]): row["thinking"] for row in rows if row["budget"] is None}
-    for row in rows:
-        assert len(row["thinking"]) == row["thinking_chars"]
-        if text := whole.get((row["run_key"], row["question_key"])):
-            assert text.startswith(row["thinking"])
-        assert row["messages"][0]["role"] == "user"
-        assert row["answers"][0]["text"] in made_study.CITIES
-    assert queries.trace_samples(store, STUDY, []) == []
-
-
 def test_training_examples_prefer_questions_with_a_trace_of_each_recipe(store: Store) -> None:
     rows = queries.training_examples(store, STUDY, questions=3)
     assert [(row["question_key"], row["recipe"]) for row in rows] == [
