@@ -268,11 +268,6 @@ def marker_of(setting: str) -> str:
     return MARKERS.get(setting, "v")
 
 
-def svg_of(figure: Figure, name: str, title: str) -> str:
-    """The figure as SVG text to stand inline: :attr:`Plot.inline`."""
-    return Plot(name, title, figure).inline
-
-
 def stated_n(cells: Sequence[Cell]) -> str:
     """How many questions and samples a panel shows."""
     n = max((cell.accuracy.n for cell in cells if cell.accuracy), default=0)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from markupsafe import Markup
 
-from eval import analysis_plots, findings, scaling_plots
+from eval import analysis_plots, findings, retrieval_plots, scaling_plots
 from eval.pages import file_slug, plot, style
 from eval.plots import Plot, datasets_of
 from eval.report_rows import engines_of, packages_of, training_examples, training_set, unit_table
@@ -90,6 +90,9 @@ def plots_of(data: ReportData) -> dict[str, Plot]:
         analysis_plots.loss_curves(data.training["students"], data.training["training_logs"]),
         analysis_plots.training_quality(data.training_quality),
     ]
+    if data.retrieval_summary is not None and data.retrieval_summary.parts:
+        parts = data.retrieval_summary.parts
+        found += [retrieval_plots.coverage_bars(parts), retrieval_plots.hop_bars(parts)]
     for dataset in datasets_of(summary):
         found += [
             scaling_plots.accuracy_by_budget(summary, dataset),

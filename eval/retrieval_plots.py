@@ -1,11 +1,11 @@
-"""Plots of the retrieval report, in the look of ``eval.plots``: SVG text to stand inline, a panel a dataset."""
+"""Plots of the retrieval report, in the look of ``eval.plots``, a panel a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.plots import INK, OTHER_COLOUR, SETTING_COLOURS, SMALL_N, dress, figure_of, svg_of
+from eval.plots import INK, OTHER_COLOUR, SETTING_COLOURS, SMALL_N, Plot, dress, figure_of
 from eval.retrieval_summary import Part
 from eval.statistics import Estimate
 
@@ -16,7 +16,7 @@ _WIDTH = 0.36
 _TITLE_LETTERS = 30
 
 
-def coverage_bars(parts: Sequence[Part]) -> str:
+def coverage_bars(parts: Sequence[Part]) -> Plot:
     """Share of questions whose right and whose wrong answer is connected, by any path and by a specific one.
 
     Both are of the questions with a control; a dataset without any shows the answers of all its questions alone.
@@ -37,10 +37,10 @@ def coverage_bars(parts: Sequence[Part]) -> str:
         dress(axis, _title(part), note, "", "share of questions connected", 1.0)
         _make_room(axis)
         axis.set_xlim(-0.6, 1.6)
-    return svg_of(figure, "retrieval-coverage", "Share of questions connected, right against wrong answers")
+    return Plot("retrieval-coverage", "Share of questions connected, right against wrong answers", figure)
 
 
-def hop_bars(parts: Sequence[Part]) -> str:
+def hop_bars(parts: Sequence[Part]) -> Plot:
     """Share of questions by the hops of their shortest path, of any kind and without a hub."""
     figure, axes = figure_of(len(parts))
     longest = max((hops for part in parts for hops in part.hops if hops is not None), default=1)
@@ -55,7 +55,7 @@ def hop_bars(parts: Sequence[Part]) -> str:
         axis.set_xticks(range(len(places)), ["none" if hops is None else str(hops) for hops in places])
         dress(axis, _title(part), f"n = {part.questions:,}", "hops of the shortest path", "share of questions", 1.0)
         _make_room(axis)
-    return svg_of(figure, "retrieval-hops", "Questions by hops of their shortest path")
+    return Plot("retrieval-hops", "Questions by hops of their shortest path", figure)
 
 
 def _bars(axis: Any, shares: Sequence[Estimate], aside: float, colour: str, label: str) -> None:

@@ -85,8 +85,8 @@ def _context(summary: RetrievalSummary, examples: Sequence[Example]) -> dict[str
         "gold_rule": GOLD_RULE,
         "interval": interval,
         "lift_text": lift_text,
-        "coverage_plot": plot(plots.coverage_bars(summary.parts)) if summary.parts else None,
-        "hop_plot": plot(plots.hop_bars(summary.parts)) if summary.parts else None,
+        "coverage_plot": plot(plots.coverage_bars(summary.parts).inline) if summary.parts else None,
+        "hop_plot": plot(plots.hop_bars(summary.parts).inline) if summary.parts else None,
         "sources": [(source, _SOURCE_NAMES[source]) for source in SOURCES],
         "examples": [one._replace(svg=image(one.svg) or "") for one in examples],
     }

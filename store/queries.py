@@ -124,9 +124,9 @@ def judge_rows(store: Store, study_key: str) -> Rows:
         WITH pairs AS (SELECT DISTINCT gold_key, prediction_key FROM results
                        WHERE study_key = $study AND prediction_key IS NOT NULL)
         SELECT j.position, j.judge, j.model, j.question, count(p.gold_key) AS pairs, count(v.judge) AS verdicts,
-               coalesce(sum(v.attempts), 0)::BIGINT AS calls, count_if(v.attempts > 1) AS retried,
-               count_if(v.judge IS NOT NULL AND v.grade IS NULL) AS invalid,
-               count_if(v.grade = 'not_attempted') AS not_attempted, sum(v.cost) AS cost
+               coalesce(sum(v.attempts), 0)::BIGINT AS calls, count(*) FILTER (v.attempts > 1) AS retried,
+               count(*) FILTER (v.judge IS NOT NULL AND v.grade IS NULL) AS invalid,
+               count(*) FILTER (v.grade = 'not_attempted') AS not_attempted, sum(v.cost) AS cost
         FROM study_judges j LEFT JOIN pairs p ON true
         LEFT JOIN verdicts v ON v.judge = j.judge AND v.gold_key = p.gold_key AND v.prediction_key = p.prediction_key
         WHERE j.study_key = $study GROUP BY ALL ORDER BY j.position
@@ -248,9 +248,10 @@ def _roots(store: Store, which: str, study_key: str) -> _Roots:
         [study_key],
     )
     judges = store.query(f"SELECT judge FROM study_judges WHERE {which}", [study_key])  # noqa: S608 - our own
+    near = store.query(f"SELECT overlap_key FROM study_overlaps WHERE {which}", [study_key])  # noqa: S608 - our own
     keys, scorers = ("unit_key", "student_key", "training_set"), ("parser", "matcher")
     return _Roots(
-        {row[name] for row in rows for name in keys if row[name]},
+        {row[name] for row in rows for name in keys if row[name]} | {row["overlap_key"] for row in near},
         {row[name] for row in rows for name in scorers if row[name]} | {row["judge"] for row in judges},
     )
 

@@ -130,7 +130,7 @@ def _question(
 
 def _overlaps(tables: dict[str, list[dict[str, Any]]], questions: int) -> None:
     _add(tables, "study_overlaps", study_key=STUDY, dataset="starter", overlap_key="overlap-1")
-    _unit(tables, "overlap-1", "overlaps", 3, {"ngram": 5, "ngram_share": 0.7, "cosine": 0.9})
+    _unit(tables, "overlap-1", "overlap", 3, {"ngram": 5, "ngram_share": 0.7, "cosine": 0.9})
     for place in range(questions):
         exact, leaked = place == FLAGGED[0], place == FLAGGED[1]
         _add(

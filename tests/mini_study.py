@@ -32,6 +32,7 @@ MINI: dict[str, Any] = {
         "budgets": list(BUDGETS),
         "max_answer_tokens": ANSWER,
         "sampling": {"temperature": 0},
+        "overlap": {"encoder": "off"},
     },
 }
 

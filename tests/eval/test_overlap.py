@@ -131,6 +131,13 @@ class TestOverlaps:
         found = overlaps([asked("a")], [], OverlapOptions(), never)[0]
         assert (found.nearest, found.exact, found.ngram, found.cosine, found.flagged) == (None, False, 0.0, None, False)
 
+    def test_a_cosine_is_flagged_above_its_threshold(self) -> None:
+        vectors = np.array([[1.0, 0.0], [0.6, 0.8]], np.float32)
+        for threshold, flagged in ((0.6, False), (0.5999, True)):
+            options = OverlapOptions(cosine=threshold)
+            found = overlaps([asked("a")], [asked("b")], options, lambda _texts: vectors)[0]
+            assert (found.cosine, found.flagged, found.nearest) == (0.6, flagged, 0)
+
     def test_texts_are_encoded_once(self) -> None:
         seen: list[str] = []
 
@@ -221,6 +228,9 @@ FACTS = [
     (PEOPLE, (), asked("How many people live in Paris?", "2,145,906", kind="number"), True),
     (PEOPLE, (), asked("How many people live in Paris?", "2.1 million", kind="number"), False),
     (Triple("Q2", "P1082", "21", True), (), asked("How many zoos has Paris?", "21", kind="number"), False),
+    (Triple("Q2", "P1082", "12", True), (), asked("How many zoos has Paris?", "twelve", kind="number"), False),
+    (Triple("Q2", "P1082", "112", True), (), asked("How many zoos has Paris?", "112.0", kind="number"), True),
+    (Triple("Q2", "P1082", "yes", True), (), asked("Is Paris large?", "yes", kind="boolean"), False),
     (Triple("Q5", "P131", "Q1"), (), asked("Where is Washington, D.C.?", "France"), True),
     (Triple("Q6", "P50", "Q7"), (), asked("Who wrote The Lord of the Rings?", "JRR Tolkien", "J.R.R. Tolkien"), True),
     (Triple("Q3", "P106", "Q8"), (), asked("Which actor played a president?", "Grover Cleveland"), False),
@@ -256,6 +266,11 @@ class TestFacts:
         line = printed(triple, "verbalised")
         assert line.endswith(".")
         assert leaks([question], [Shown("t", "...", (line,))]) == [Leak("fact", "t") if leaked else None]
+
+    def test_a_name_is_no_part_of_the_answer_of_a_sentence(self) -> None:
+        question = asked("Where does the United Nations meet?", "United Nations headquarters")
+        shown = Shown("t", "...", ("Kofi Annan worked in the United Nations headquarters.",))
+        assert leaks([question], [shown]) == [None]
 
     @pytest.mark.parametrize(
         ("line", "pair"),

@@ -271,7 +271,7 @@ def test_each_plot_names_itself_and_wears_the_colours_of_the_page(pages: dict[st
     assert all(f"var(--{name}, #" in styles for name in (*made_study.SETTINGS, "ink", "quiet", "rule"))
     names = {path.stem for path in (folder / "plots").glob("*.svg")}
     assert names == {path.stem for path in (folder / "plots").glob("*.png")}
-    assert len(names) == 9
+    assert len(names) == 11
 
 
 def test_the_manifest_names_every_file(folder: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_studys_units_are_found_along_the_keys_they_name(landed: tuple[Store, 
     store, made = landed
     units = {unit["unit_key"]: unit for unit in queries.units_of_study(store, STUDY)}
     expected = {f"{kind}-{run}" for kind in ("traces", "predictions") for run in made.runs}
-    expected |= {"verdicts-judge-1", "verdicts-judge-2"}
+    expected |= {"verdicts-judge-1", "verdicts-judge-2", "overlap-1"}
     expected |= {f"{kind}-{recipe}" for kind in ("traces", "unit", "student") for recipe in ("rt", "fs1")}
     assert set(units) == expected
     assert units["traces-run-0"]["versions"]["torch"] == "2.13.0"
