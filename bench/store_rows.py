@@ -174,7 +174,7 @@ class Maker:
         place = np.repeat(np.arange(len(members)), shape.samples)
         sample = np.tile(np.arange(shape.samples), len(members))
         length = self._rng.integers(60, 2 * THOUGHT_SENTENCES * TOKENS_A_SENTENCE, thoughts)
-        thought_ids = self._ids(f"{run.place}t", thoughts)
+        thought_ids = self._ids(run, thoughts)
         shared = self._shared(run, members, place, sample, thought_ids)
         tables = {
             "thoughts": pa.table(
@@ -209,7 +209,7 @@ class Maker:
         repeat = pa.array(np.repeat(np.arange(len(place)), many))
         budget = np.tile(np.array(shape.budgets), len(place))
         thinking = np.minimum(np.repeat(length, many), budget)
-        trace_ids = self._ids(f"{run.place}a", rows)
+        trace_ids = self._ids(run, rows)
         chance = run.skill + self._hard[run.dataset][np.repeat(place, many)] + 0.02 * np.log2(budget / 256)
         right = self._rng.random(rows) < np.clip(chance, 0, 0.97)
         how = self._rng.choice(["boxed", "block", "none", "refused"], rows, p=[0.85, 0.1, 0.04, 0.01])
@@ -293,10 +293,10 @@ class Maker:
             "cached_tokens": np.zeros(rows, np.int32),
         }
 
-    def _ids(self, prefix: str, rows: int) -> pa.Array:
-        """Keys of 32 hex digits, as random as a digest."""
-        raw = self._rng.bytes(16 * rows).hex()
-        return pa.array([raw[start : start + 32] for start in range(0, 32 * rows, 32)])
+    def _ids(self, run: Run, rows: int) -> pa.Array:
+        """Keys of 32 hex digits that begin with those of the kind of thought, and are as random as a digest after that."""
+        raw = self._rng.bytes(12 * rows).hex()
+        return pa.array([run.thought_key[:8] + raw[start : start + 24] for start in range(0, 24 * rows, 24)])
 
     def _texts(self, rows: int, sentences: int) -> pa.Array:
         chosen = pc.take(self._sentences, pa.array(self._rng.integers(0, len(self._sentences), rows * sentences)))

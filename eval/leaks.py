@@ -212,8 +212,6 @@ def _gold(test: Sequence[Question], asked: Sequence[str]) -> dict[Hashable, list
     """The test questions of each gold answer that would be a fact, by all readings of the answer."""
     found: dict[Hashable, dict[int, None]] = {}
     for number, question in enumerate(test):
-        if question.answer_type == "boolean":
-            continue
         for form in question.gold:
             spelt = " ".join(words(form))
             if len(spelt.replace(" ", "")) < ANSWER_LENGTH or spelt in _SAID or f" {spelt} " in asked[number]:

@@ -56,6 +56,12 @@ def export_questions(views: Sequence[QuestionView], folder: Path, *, back: str |
     return index
 
 
+def remove_questions(folder: Path) -> None:
+    """Remove the pages of an earlier export; other files stay."""
+    for old in (folder / "index.html", *folder.glob("question-*.html")):
+        old.unlink(missing_ok=True)
+
+
 def file_name(view: QuestionView) -> str:
     """``question-<dataset>-<id>-<digest>.html``: safe in every file system, and another one for every question."""
     question = view.question

@@ -22,7 +22,7 @@ from eval.table_files import csv_text, latex_tables, parquet_bytes
 from eval.tables import tables_of
 from store.types import RunError
 
-__all__ = ["ReportData", "render_report"]
+__all__ = ["ReportData", "drawn_key", "render_report"]
 
 REPORT_VERSION = "4"
 INDEX, MANIFEST = "index.html", "manifest.json"
@@ -32,20 +32,30 @@ def render_report(data: ReportData, output: Path) -> Path:
     """Write the report into the folder ``output``: pages, ``plots/``, ``tables/``. Returns the path of ``index.html``.
 
     Each file is replaced as a whole, ``index.html`` after all others. ``manifest.json`` names the files of the report: those
-    of an earlier one that are no longer made are removed, anything else in the folder stays. Raises RunError, with the file's
-    name, where one cannot be written; a report that stood there before then keeps its ``index.html``.
+    of an earlier one that are no longer made are removed, anything else in the folder stays; and, once all is written, its
+    key (:func:`drawn_key`). Raises RunError, with the file's name, where one cannot be written; a report that stood there
+    before then keeps its ``index.html``.
     """
     files = _files(data)
     earlier = _listed(output / MANIFEST)
+    # Until the end it names the files of both and no key, so that a report that is stopped leaves none behind for good, and
+    # is not taken for a whole one.
+    write(output / MANIFEST, _manifest({*files, *earlier}, None))
     for name in sorted(files, key=lambda name: name == INDEX):
-        if name == INDEX:
-            # Until the end it names the files of both, so that a report that is stopped here leaves none behind for good.
-            write(output / MANIFEST, _manifest({*files, *earlier}))
         write(output / name, files[name])
     for name in earlier - files.keys():
         _remove(output, name)
-    write(output / MANIFEST, _manifest(set(files)))
+    write(output / MANIFEST, _manifest(set(files), data.key))
     return output / INDEX
+
+
+def drawn_key(output: Path) -> str | None:
+    """The key of the report that stands in the folder ``output``; None where there is none, or not all of one."""
+    try:
+        found = json.loads((output / MANIFEST).read_text(encoding="utf-8"))["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) and (output / INDEX).is_file() else None
 
 
 def _files(data: ReportData) -> Mapping[str, str | bytes]:
@@ -72,8 +82,8 @@ def _templates() -> Environment:
     return environment()
 
 
-def _manifest(names: set[str]) -> str:
-    return json.dumps({"version": REPORT_VERSION, "files": sorted(names)}, indent=1) + "\n"
+def _manifest(names: set[str], key: str | None) -> str:
+    return json.dumps({"version": REPORT_VERSION, "key": key, "files": sorted(names)}, indent=1) + "\n"
 
 
 def _listed(manifest: Path) -> set[str]:

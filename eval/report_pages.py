@@ -35,6 +35,7 @@ class ReportData:
     ``seeds`` are named for people, ``versions`` are those of the program that writes the report. ``retrieval_summary`` is
     None where no path was searched; ``retrieval_examples`` are shown with it. ``training_quality`` are rows of that view.
     ``questions_page``: pages of test questions are written into ``questions/`` beside the report, which links to them.
+    ``key`` tells this report from others that are drawn into the same folder.
     """
 
     study: Row
@@ -52,6 +53,7 @@ class ReportData:
     retrieval_examples: Sequence[Example] = ()
     training_quality: Sequence[Row] = ()
     questions_page: bool = False
+    key: str = ""
 
 
 class Page(NamedTuple):

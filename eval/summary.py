@@ -192,7 +192,8 @@ OWN_INSTRUCT = Baseline()
 
 
 class Summary(Frozen):
-    """All statistics of a study. ``comparisons`` are against the ``baseline``, at the largest budget that both have;
+    """All statistics of a study. ``comparisons`` are against the ``baseline``, at the largest budget that both have (with a
+    named model that shares none: each at its own largest);
     ``budget_gains`` compare each run's largest budget with its smallest; ``judges`` are all model judges; ``overlaps`` say,
     a dataset each, how many questions overlap with training (empty: not looked for)."""
 

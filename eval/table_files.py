@@ -101,7 +101,8 @@ def _results(dataset: str, cells: Sequence[Cell]) -> str:
     rows = []
     for model in dict.fromkeys(cell.run.model for cell in cells):
         mine = [runs.get((model, setting)) for setting in settings]
-        best = max(cell.accuracy.value for cell in mine if cell and cell.accuracy)
+        there = [cell.accuracy.value for cell in mine if cell and cell.accuracy]
+        best = max(there) if len(there) > 1 else None
         shown = [_share(cell.accuracy if cell else None, best) for cell in mine]
         rows.append([latex_escaped(model), *shown, *_went(cell for cell in mine if cell)])
     caption = f"Accuracy (\\%) on {latex_escaped(dataset)} at each run's largest thinking budget, {_asked(cells)}. {_INTERVALS}"
@@ -188,7 +189,9 @@ def _share(estimate: Estimate | None, best: float | None) -> str:
 
 
 def _points(one: PairedDifference) -> str:
-    value, low, high = (f"${100 * part:+.1f}$" for part in (one.diff, one.low, one.high))
+    value, low, high = (
+        f"${round(100 * part, 1) + 0.0:+.1f}$" for part in (one.diff, one.low, one.high)
+    )  # no minus zero
     return rf"{value} {{\scriptsize [{low}, {high}]}}"
 
 

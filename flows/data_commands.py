@@ -71,6 +71,10 @@ def data_get(
     known = _registry(registry)
     if everything == (name is not None):
         raise InputError("name a set of `factscale data ls`, or --all")
+    if name == _STARTER:
+        raise InputError(
+            f"dataset {_STARTER!r}: comes with factscale, there is nothing to fetch; `factscale data show {_STARTER}`"
+        )
     if unchecked and file is None:
         raise InputError("--unchecked: for a file that you give with --from")
     if file is not None:
@@ -267,6 +271,8 @@ def _chosen(known: BenchmarkRegistry, name: str | None, split: Split | None, for
         yield from here
     elif Path(name).is_file():
         yield from identify(Path(name), known, form, split)
+    elif Path(name).name != name or Path(name).suffix:
+        raise InputError(f"{name}: no such file; check the path, or name a set of `factscale data ls`")
     else:
         known.entry(name)
 

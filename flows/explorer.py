@@ -7,6 +7,7 @@ held up, and where it holds the store the page says so and loads itself again.
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import threading
@@ -254,7 +255,8 @@ def _server(app: Starlette, host: str, port: int) -> tuple[uvicorn.Server, socke
     except OSError as error:
         listening.close()
         raise InputError(
-            f"{host} port {port} cannot be listened on ({error.strerror}): choose another with --port"
+            f"{host} port {port} cannot be listened on ({error.strerror}): choose another with "
+            f"{'--host' if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL else '--port'}"
         ) from None
     config = uvicorn.Config(
         app,

@@ -439,7 +439,12 @@ def load_study(path: Path) -> Study:
 
 def _first_errors(error: ValidationError) -> str:
     lines = []
-    for item in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    # A list whose items are wrong is told to be too short as well.
+    told = {item["loc"][:length] for item in errors for length in range(len(item["loc"]))}
+    for item in errors:
+        if item["type"] == "too_short" and item["loc"] in told:
+            continue
         field = ".".join(str(part) for part in item["loc"]) or "study"
         # What stands in a server's field by mistake may be a key.
         hidden = isinstance(item["input"], dict | Frozen) or "servers" in item["loc"]

@@ -18,6 +18,7 @@ from models.registry import model_key
 from store.connection import Store
 from store.home import Home
 from store.types import InputError, Setting
+from tasks.overlaps import encoder_name
 from tasks.traces import TracesOrder, missing_rows
 from tasks.weights import ModelChoice
 
@@ -44,6 +45,8 @@ def check(study: Study, home: Home) -> None:
             )
     _check_servers(study)
     _ = orders.retrieval
+    if {Setting.RT, Setting.FS1} & set(study.evaluate.settings):
+        encoder_name(study.evaluate.overlap)
     if orders.source.url is not None:
         orders.source.remote()
     for questions in (study.train, *study.retrieve.datasets, *study.evaluate.datasets):

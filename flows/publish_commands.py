@@ -117,7 +117,7 @@ def publish_model(
     target = target_named(to, "model", public=public)
     found = find_student(home.store, student)
     older = f"; {found.older} older of this name" if found.older else ""
-    console.print(f"Student {found.name} ({found.key}{older})", markup=False, soft_wrap=True)
+    console.print(f"{found.name} ({found.key}{older})", markup=False, soft_wrap=True)
     facts = model_facts(home, found, license_)
     if not execute:
         files = model_files(home, facts)

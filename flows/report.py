@@ -20,7 +20,7 @@ from flows.parameters import Study
 from store.home import Home
 from tasks.keys import set_key
 from tasks.landing import submit
-from tasks.reports import ReportOrder, draw, draw_page, report_page, report_spec, summary_of
+from tasks.reports import ReportOrder, draw, draw_page, is_drawn, report_page, report_spec, summary_of
 
 _LARGEST_ARTIFACT = 900_000  # bytes of pictures in one artifact: the UI is slow beyond a megabyte
 
@@ -31,8 +31,7 @@ def report(parameters: Study) -> str:
     home = Home.current()
     order = report_order(parameters, home)
     page = report_page(order, home)
-    missing = not home.store.has_unit(order.key) or not page.is_file()
-    gather([submit(draw, order, home.store, missing=missing)])
+    gather([submit(draw, order, home.store, missing=not is_drawn(order, home))])
     summary = summary_of(home.store, order.study_key, order.baseline)
     table(f"leaderboard-{parameters.name}", leaderboard_rows(summary), f"Leaderboard of {parameters.name}")
     if summary.judges:
@@ -88,7 +87,10 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
     overlaps = orders.overlaps()
     key = study_key(parameters, runs, judges, overlaps)
     if not home.store.query("SELECT 1 FROM studies WHERE study_key = ?", [key]):
-        raise Waiting(f"study {parameters.name} has not landed with these parameters: run `evaluate` first")
+        raise Waiting(
+            f"study {parameters.name} has not landed with these parameters and this version of the code: run `evaluate` first "
+            "(`factscale study run` does; `factscale study plan` shows what is missing)"
+        )
     control = orders.control()
     units = [run.predictions.key for run in runs] + [judge.key for judge in judges] + [one.key for one in overlaps]
     units += [orders.retrieval.key, set_key(list(orders.searched_keys)), *([control.key] if control else [])]

@@ -28,6 +28,8 @@ LOCK_TIMEOUT_VARIABLE = "FACTSCALE_LOCK_TIMEOUT"
 # Rows that DuckDB stores together. The file is closed after each landing, and closing writes the last, unfilled group anew:
 # at its default of 122,880 rows of long text that is hundreds of megabytes for each landing.
 _ROW_GROUP = 4096
+# Tables of long texts and their keys, which no index holds: at millions of rows it would cost more than the rows.
+_UNINDEXED = {"thought_texts": "thought_id", "trace_texts": "trace_id"}
 
 
 class Unit(NamedTuple):
@@ -203,6 +205,8 @@ class Store:
             options = f"ROW_GROUP_SIZE {_ROW_GROUP}{', READ_ONLY' if read_only else ''}"
             db.execute(f"ATTACH {_literal(str(self.path))} AS store ({options})")
             db.execute("USE store")
+            # An attached file does not say where to spill: without this it would be `.tmp` in the current folder.
+            db.execute(f"SET temp_directory = {_literal(str(self.path) + '.tmp')}")
             db.execute("SET TimeZone = 'UTC'")
         except BaseException:
             db.close()
@@ -253,11 +257,23 @@ def _insert(db: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row] | pa.
         return 0
     db.register("landing_rows", arrow)
     try:
-        result = db.execute(f"INSERT INTO {_name(table)} BY NAME SELECT * FROM landing_rows ON CONFLICT DO NOTHING")  # noqa: S608
-        counted = result.fetchone()
+        counted = db.execute(_insertion(table)).fetchone()
     finally:
         db.unregister("landing_rows")
     return int(counted[0]) if counted else 0
+
+
+def _insertion(table: str) -> str:
+    into = f"INSERT INTO {_name(table)} BY NAME"
+    key = _UNINDEXED.get(table)
+    if key is None:
+        return f"{into} SELECT * FROM landing_rows ON CONFLICT DO NOTHING"
+    # Keys of rows that land together begin alike: the range leaves most of the table unread.
+    there = (
+        f"SELECT {key} FROM {table} WHERE {key} BETWEEN (SELECT min({key}) FROM landing_rows) "  # noqa: S608 - our own names
+        f"AND (SELECT max({key}) FROM landing_rows)"
+    )
+    return f"{into} SELECT DISTINCT ON ({key}) * FROM landing_rows WHERE {key} NOT IN ({there})"  # noqa: S608
 
 
 def _literal(text: str) -> str:

@@ -267,7 +267,7 @@ def _add_scores(store: Store, rows: Rows, gold_key: str) -> None:
 
 
 def _by_id(store: Store, table: str, key: str, columns: str, ids: set[str]) -> dict[str, dict[str, Any]]:
-    # Constants in IN, and not a join, are what lets DuckDB look rows up in the index of the primary key.
+    # Constants in IN, and not a join, let DuckDB use an index, or pass over what cannot hold them where there is none.
     if not ids:
         return {}
     sql = f"SELECT {key}, {columns} FROM {table} WHERE {key} IN ({_marks(ids)})"  # noqa: S608 - our own names

@@ -59,7 +59,7 @@ def overlap_order(
         train=set_key([question_key(question) for question in train]),
         test=set_key([question_key(question) for question in test]),
         prompt_sets=tuple(sorted(set(prompt_sets))),
-        encoder=_encoder_name(options),
+        encoder=encoder_name(options),
         overlap=OVERLAP_VERSION,
         leaks=LEAKS_VERSION,
         **options.model_dump(exclude={"encoder"}),
@@ -131,7 +131,8 @@ def _graph_lines(messages: Sequence[dict[str, str]]) -> Iterator[str]:
         yield from graph.splitlines()
 
 
-def _encoder_name(options: OverlapOptions) -> str | None:
+def encoder_name(options: OverlapOptions) -> str | None:
+    """The encoder that would run, None without one. Raises InputError if one is required and not installed."""
     if options.encoder == "off":
         return None
     if encoder_folder() is not None:

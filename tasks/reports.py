@@ -11,8 +11,8 @@ from prefect import task
 
 from eval.agreement import summarise_judges
 from eval.overlap import summarise_overlaps
-from eval.question_pages import export_questions
-from eval.report import REPORT_VERSION, ReportData, render_report
+from eval.question_pages import export_questions, remove_questions
+from eval.report import REPORT_VERSION, ReportData, drawn_key, render_report
 from eval.summary import OWN_INSTRUCT, Baseline, Summary, summarise
 from store import queries
 from store.connection import Store
@@ -72,6 +72,11 @@ def report_page(order: ReportOrder, home: Home) -> Path:
     return home.reports / order.study / "index.html"
 
 
+def is_drawn(order: ReportOrder, home: Home) -> bool:
+    """Whether this report has landed and still stands in its folder: one of other parameters has the same folder."""
+    return home.store.has_unit(order.key) and drawn_key(report_page(order, home).parent) == order.key
+
+
 @task(name="report", **UNIT_OPTIONS)
 def draw(order: ReportOrder) -> str:
     """Draw the report and land its unit. Returns the page's path."""
@@ -111,23 +116,30 @@ def draw_page(order: ReportOrder, home: Home) -> Path:
         versions=json.loads(versions()),
         seeds={"study": order.seed},
         generated_at=datetime.now(UTC),
+        key=order.key,
     )
     if shown:
         explorer = Explorer(store, study_key, order.study, report=True)
         export_questions(explorer.exported_views(shown), folder / "questions")
+    else:
+        remove_questions(folder / "questions")
     return render_report(data, folder)
 
 
 def summary_of(store: Store, study_key: str, baseline: Baseline = OWN_INSTRUCT) -> Summary:
     """The statistics of a study; its scores are made where they are missing."""
     score_study(store, study_key)
-    return _summary(str(store.path), study_key, baseline)
+    scored = store.query(
+        "SELECT max(scored_at) AS last FROM scored SEMI JOIN study_runs r ON r.score_key = scored.score_key AND r.study_key = ?",
+        [study_key],
+    )
+    return _summary(str(store.path), study_key, baseline, scored[0]["last"])
 
 
-# A study that has landed does not change, and its intervals are drawn from thousands of resamples: a flow that shows them in
-# several places counts them once.
+# A study that has landed does not change until it is scored again, and its intervals are drawn from thousands of resamples: a
+# flow that shows them in several places counts them once.
 @lru_cache(maxsize=4)
-def _summary(path: str, study_key: str, baseline: Baseline) -> Summary:
+def _summary(path: str, study_key: str, baseline: Baseline, _scored: datetime | None) -> Summary:
     store = Store(Path(path))
     return summarise(
         queries.score_columns(store, study_key),

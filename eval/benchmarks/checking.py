@@ -65,14 +65,16 @@ def identify(file: Path, registry: BenchmarkRegistry, dataset: str | None, split
         raise InputError(f"dataset {dataset!r}: unknown; known ones: {', '.join(sorted(LOADERS))}")
     sha256 = content(file)[1]
     plain = file.name.removesuffix(".gz")
-    for entry in registry.benchmarks:
-        for part in entry.splits:
-            if (
-                dataset in (None, entry.name)
-                and split in (None, part.split)
-                and (sha256 in part.known or plain == part.file)
-            ):
-                return [SetFile(entry.name, part.split, file, part)]
+    fitting = [
+        SetFile(entry.name, part.split, file, part)
+        for entry in registry.benchmarks
+        for part in entry.splits
+        if dataset in (None, entry.name) and (sha256 in part.known or plain == part.file)
+    ]
+    if meant := [one for one in fitting if split in (None, one.split)]:
+        return meant[:1]
+    if fitting:
+        raise InputError(f"{file}: it is the file of {fitting[0].name}, and not of {split}; ask for that split")
     if dataset is None and plain.endswith(".jsonl"):
         dataset = "jsonl"
     if dataset is None:

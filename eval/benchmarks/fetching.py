@@ -128,6 +128,8 @@ def _land(
                 found = _counted(entry, part, partial, path)
             except InputError as error:
                 raise InputError(str(error).replace(str(partial), what)) from None
+            if not found.records:
+                raise InputError(f"{what} has no record; give the file of {entry.name} {part.split}")
             if part.published is not None and found.records != part.published and not unchecked:
                 raise InputError(f"{what} has {found.records:,} records, and {part.published:,} are published{_ANYWAY}")
             said = {

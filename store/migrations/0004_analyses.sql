@@ -2,6 +2,16 @@
 -- what students were trained on; views for the analyses of the study. Shares in views carry a standard error over questions
 -- (questions, not samples, are what varies); intervals and tests are the report's.
 
+-- The long texts have no index: a row stands beside its thought or trace, whose key is unique, and lands with it.
+CREATE TABLE plain_thought_texts (thought_id VARCHAR NOT NULL, token_ids INTEGER[] NOT NULL, text VARCHAR NOT NULL);
+INSERT INTO plain_thought_texts FROM thought_texts;
+DROP TABLE thought_texts;
+ALTER TABLE plain_thought_texts RENAME TO thought_texts;
+CREATE TABLE plain_trace_texts (trace_id VARCHAR NOT NULL, answer_ids INTEGER[] NOT NULL, answer_text VARCHAR NOT NULL);
+INSERT INTO plain_trace_texts FROM trace_texts;
+DROP TABLE trace_texts;
+ALTER TABLE plain_trace_texts RENAME TO trace_texts;
+
 ALTER TABLE study_runs ADD COLUMN parameters BIGINT;    -- of the base model; NULL: unknown
 ALTER TABLE study_runs ADD COLUMN score_key VARCHAR;    -- the run's traces as read by its parser, matcher and first judge
 UPDATE study_runs SET score_key = left(sha256(concat_ws('|', unit_key, parser, matcher, coalesce(judge, ''))), 32);
@@ -100,10 +110,10 @@ FROM scores GROUP BY ALL;
 
 CREATE VIEW accuracy_by_model_size AS -- over all datasets of the study; datasets weigh equally, as do questions in a dataset
 WITH by_dataset AS (
-    SELECT study_key, model, parameters, setting, budget, dataset, count(*) AS n, avg(correct / samples) AS accuracy
+    SELECT study_key, role, model, parameters, setting, budget, dataset, count(*) AS n, avg(correct / samples) AS accuracy
     FROM scores GROUP BY ALL
 )
-SELECT study_key, model, parameters, setting, budget, count(*) AS datasets, sum(n)::BIGINT AS n, avg(accuracy) AS accuracy
+SELECT study_key, role, model, parameters, setting, budget, count(*) AS datasets, sum(n)::BIGINT AS n, avg(accuracy) AS accuracy
 FROM by_dataset GROUP BY ALL;
 
 CREATE VIEW pass_curves AS      -- pass@k and the majority of the first k samples, for every k

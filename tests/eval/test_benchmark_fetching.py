@@ -208,6 +208,9 @@ def test_what_its_loader_cannot_read_is_never_taken(tmp_path: Path) -> None:
     file = array(tmp_path, mintaka_record(answer={}), mintaka_record(2), name="bad.json")
     with pytest.raises(InputError, match=r"bad\.json, record 1, field 'answer\.answerType'"):
         register(*entry(), file, tmp_path / "data", unchecked=True)
+    (tmp_path / "empty.json").write_bytes(b"")
+    with pytest.raises(InputError, match=r"empty\.json has no record; give the file of mintaka dev"):
+        register(*entry(), tmp_path / "empty.json", tmp_path / "data", unchecked=True)
     with pytest.raises(InputError, match=r"none\.json: cannot be read"):
         register(*entry(), tmp_path / "none.json", tmp_path / "data")
     assert nothing_is_left(tmp_path / "data")

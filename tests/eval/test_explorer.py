@@ -16,7 +16,7 @@ from made_study import HOSTILE
 
 from eval.explorer import ending, pieces, render_list, render_message, render_question, render_student, state_of
 from eval.explorer_views import Choice, Filters, Frame, ListView, QuestionView, RunView, SampleMark, Shown
-from eval.question_pages import export_questions, file_name
+from eval.question_pages import export_questions, file_name, remove_questions
 from store.types import InputError, RunError
 
 FRAME = Frame(HOSTILE, (Choice("tiny", "fs1", "student", (16, None)), Choice(HOSTILE, "instruct", "baseline", (None,))))
@@ -344,6 +344,13 @@ class TestExport:
         export_questions([view(question=question(question_id="new"))], tmp_path)
         names = {file.name for file in tmp_path.iterdir()}
         assert names == {"notes.txt", "index.html", file_name(view(question=question(question_id="new")))}
+
+    def test_an_export_is_removed_without_what_others_put_there(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("mine")
+        export_questions([view()], tmp_path)
+        remove_questions(tmp_path)
+        assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+        remove_questions(tmp_path / "none")
 
     def test_an_export_of_nothing_is_an_empty_list(self, tmp_path: Path) -> None:
         assert "0 questions" in export_questions([], tmp_path).read_text(encoding="utf-8")

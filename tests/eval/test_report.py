@@ -20,7 +20,7 @@ import pytest
 from eval.agreement import summarise_judges
 from eval.overlap import summarise_overlaps
 from eval.pages import duration, environment, file_slug
-from eval.report import ReportData, render_report
+from eval.report import ReportData, drawn_key, render_report
 from eval.report_pages import board, context_of, pages_of
 from eval.retrieval_report import Example
 from eval.retrieval_summary import RetrievalRows, summarise_retrieval
@@ -316,6 +316,19 @@ def test_a_manifest_that_is_none_is_replaced(bare: ReportData, tmp_path: Path, t
     (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
     render_report(bare, tmp_path)
     assert "index.html" in json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["files"]
+
+
+def test_a_report_is_known_by_its_key_once_all_of_it_is_written(bare: ReportData, tmp_path: Path) -> None:
+    assert drawn_key(tmp_path) is None
+    render_report(replace(bare, key="first"), tmp_path)
+    assert drawn_key(tmp_path) == "first"
+    with files_of_at_most(5_000), pytest.raises(RunError, match="could not be written"):
+        render_report(replace(bare, key="second"), tmp_path)
+    assert drawn_key(tmp_path) is None
+    render_report(replace(bare, key="second"), tmp_path)
+    assert drawn_key(tmp_path) == "second"
+    (tmp_path / "index.html").unlink()
+    assert drawn_key(tmp_path) is None
 
 
 @contextmanager

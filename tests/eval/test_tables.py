@@ -226,6 +226,7 @@ def test_latex_results_are_a_row_a_model_and_a_column_a_setting(summary: Summary
     best = max(range(4), key=lambda place: float(values[place]))
     assert ["\\textbf" in cell for cell in small[1:5]] == [place == best for place in range(4)]
     assert int(small[-1]) == sum(cell.missing for cell in cells)
+    assert "\\textbf" not in big[1], "the best of one"
     assert [cell.strip() for cell in big[2:5]] == ["--"] * 3
     assert "$n$ = 10 questions, 4 samples each" in found["results-starter.tex"]
     assert "BCa bootstrap intervals over questions" in found["results-starter.tex"]

@@ -147,6 +147,9 @@ class TestBadInput:
             assert "the query failed" in done.stderr
         done = call(tmp_path, "db", "query", "SELECT count(*) AS n FROM units", "--format", "csv")
         assert done.stdout.split() == ["n", "0"]
+        done = call(tmp_path, "db", "query", "SELECT '\\[bold]y [/z]' AS \"[red]x\"")
+        assert "[red]x" in done.stdout
+        assert "\\[bold]y [/z]" in done.stdout
 
 
 @pytest.mark.real

@@ -197,6 +197,7 @@ class TestGet:
             ([], "name a set of `factscale data ls`, or --all"),
             (["mintaka", "--all"], "name a set of `factscale data ls`, or --all"),
             (["mintak"], "did you mean 'mintaka'"),
+            (["starter"], "dataset 'starter': comes with factscale, there is nothing to fetch"),
             (["webqsp", "--split", "dev"], "it has no split 'dev', it has train, test"),
             (["mintaka", "--unchecked"], "--unchecked: for a file that you give with --from"),
             (["mintaka", "--from", "none.json"], "none.json: cannot be read"),
@@ -289,6 +290,8 @@ class TestCheck:
             (["mintaka"], "dataset 'mintaka': nothing of it is here; run `factscale data get mintaka`"),
             (["webqsp", "--split", "dev"], "it has no split 'dev'"),
             (["nothing"], "dataset 'nothing' is not in"),
+            (["nothing.jsonl"], "nothing.jsonl: no such file; check the path"),
+            (["./nothing"], "./nothing: no such file; check the path"),
             (["FILE"], "no benchmark has a file of this name or sha256; say whose form it has with --as NAME"),
             (["FILE", "--as", "cwq"], "say its split with --split train, dev or test"),
             (["FILE", "--as", "cqw"], "dataset 'cqw': unknown; known ones: "),
@@ -297,6 +300,11 @@ class TestCheck:
     def test_bad_input(self, tmp_path: Path, cache: Path, arguments: list[str], message: str) -> None:
         file = mintaka(tmp_path, name="any.json")
         done = call(cache, "check", *(file if one == "FILE" else one for one in arguments))
+        assert (done.code, message in one_error(done)) == (2, True), done.err
+
+    def test_a_file_is_not_taken_for_another_split(self, tmp_path: Path, cache: Path) -> None:
+        done = call(cache, "check", mintaka(tmp_path, name="mintaka_dev.json"), "--split", "train")
+        message = "it is the file of mintaka dev, and not of train; ask for that split"
         assert (done.code, message in one_error(done)) == (2, True), done.err
 
 

@@ -318,6 +318,18 @@ class TestCost:
         with pytest.raises(InputError, match=r"finetune\.students: model 'big' is only behind an API"):
             self.plan(tmp_path, {}, hosted, **named)
 
+    def test_an_encoder_that_is_required_and_not_there_is_told_before_anything_runs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from flows.parameters import load_study
+        from flows.plan import check
+
+        monkeypatch.setattr("tasks.overlaps.encoder_folder", lambda: None)
+        home, wanted = Home(tmp_path / "home"), {"overlap": {"encoder": "required"}}
+        with pytest.raises(InputError, match=r"evaluate\.overlap\.encoder is required"):
+            check(load_study(write(tmp_path, mini(evaluate=wanted))), home)
+        check(load_study(write(tmp_path, mini(evaluate=wanted | {"settings": ["instruct"]}))), home)
+
     def test_a_missing_key_is_told_for_the_stages_that_need_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -125,6 +125,13 @@ def test_a_judge_may_be_named_by_its_alias_alone(tmp_path: Path) -> None:
     assert (full.model, full.question, full.examples, full.retries) == ("a", "grade", True, 0)
 
 
+def test_a_list_with_a_wrong_item_is_not_called_too_short(tmp_path: Path) -> None:
+    datasets = {"datasets": [{"dataset": "mine", "path": "x", "columns": {"answer": "x"}}]}
+    with pytest.raises(InputError, match=r"evaluate\.datasets\.0\.columns\.answer: unknown field") as caught:
+        load_study(write(tmp_path, evaluate=datasets))
+    assert "at least 1 item" not in str(caught.value)
+
+
 def test_a_missing_file_names_the_shipped_studies(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no study file .*nowhere\.yaml; shipped studies .*demo"):
         load_study(tmp_path / "nowhere.yaml")

@@ -13,6 +13,7 @@ import duckdb
 import pytest
 
 from store.connection import Store, Unit
+from store.migrations import migrations
 from store.types import InputError, RunError
 
 LABEL = {"snapshot": "s", "id": "Q90", "label": "Paris"}
@@ -56,6 +57,10 @@ class TestLanding:
         assert store.query("SELECT id FROM labels WHERE label = ?", [hostile]) == [{"id": "Q90"}]
         with pytest.raises(ValueError, match="not a table"):
             store.known("labels; DROP TABLE labels", "id", ["Q90"])
+
+    def test_what_does_not_fit_in_memory_is_spilled_beside_the_file(self, store: Store) -> None:
+        (row,) = store.query("SELECT current_setting('temp_directory') AS folder")
+        assert row["folder"] == f"{store.path}.tmp"
 
     def test_threads_share_a_store(self, store: Store) -> None:
         def land(worker: int) -> None:
@@ -180,3 +185,34 @@ class TestFullDisk:
             assert not store.has_unit("u")
         finally:
             subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+class TestTextsWithoutIndex:
+    def test_a_text_lands_once_whatever_lands_beside_it(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "s.duckdb")
+        rows = [
+            {"trace_id": f"ab{number:03}", "answer_ids": [number], "answer_text": f"text {number}"}
+            for number in range(50)
+        ]
+        assert store.land({"trace_texts": rows[:30]}) == 30
+        changed = [{**row, "answer_text": "another"} for row in rows]
+        assert store.land({"trace_texts": [*changed, *changed[40:]]}) == 20
+        landed = store.query("SELECT trace_id, answer_text FROM trace_texts ORDER BY trace_id")
+        assert [row["trace_id"] for row in landed] == [row["trace_id"] for row in rows]
+        assert [row["answer_text"] for row in landed[:30]] == [row["answer_text"] for row in rows[:30]]
+
+    def test_texts_of_an_older_store_are_kept(self, tmp_path: Path) -> None:
+        path = tmp_path / "old.duckdb"
+        with duckdb.connect(str(path)) as db:
+            for step in migrations()[:3]:
+                db.execute(step.sql)
+            db.execute(
+                "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY, name VARCHAR, applied_at TIMESTAMP)"
+            )
+            db.execute("INSERT INTO schema_migrations SELECT unnest([1, 2, 3]), 'old', now()")
+            db.execute("INSERT INTO thought_texts VALUES ('t', [1, 2], 'thinking')")
+        store = Store(path)
+        assert store.query("SELECT * FROM thought_texts") == [
+            {"thought_id": "t", "token_ids": [1, 2], "text": "thinking"}
+        ]
+        assert store.land({"thought_texts": [{"thought_id": "t", "token_ids": [3], "text": "other"}]}) == 0

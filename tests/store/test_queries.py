@@ -120,6 +120,15 @@ def test_a_judge_is_told_by_its_distinct_verdicts(landed: tuple[Store, Any]) -> 
     }
 
 
+def test_a_judge_that_was_asked_nothing_has_counts_of_zero(tmp_path: Path) -> None:
+    store = Store(tmp_path / "made.duckdb")
+    made_study.make(store, questions=2, samples=1)
+    with store.connection() as db:
+        db.execute("UPDATE predictions SET prediction_key = NULL, prediction = NULL, how = 'none'")
+    counts = ("pairs", "verdicts", "calls", "retried", "invalid", "not_attempted")
+    assert [[row[name] for name in counts] for row in queries.judge_rows(store, STUDY)] == [[0] * 6] * 2
+
+
 def test_a_study_without_judges_has_neither(tmp_path: Path) -> None:
     store = Store(tmp_path / "made.duckdb")
     made = made_study.make(store, questions=2, samples=1)

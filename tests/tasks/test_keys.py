@@ -44,6 +44,13 @@ class TestRowKeys:
         assert len(rows) == 24
         assert len({trace_id("t", ANSWER, budget) for budget in (None, 1, 2)}) == 3
 
+    def test_rows_that_land_together_have_keys_that_stand_together(self) -> None:
+        keys = [thought_id(THOUGHT, "d", question, "p", sample) for question in "abc" for sample in range(3)]
+        keys += [trace_id(key, ANSWER, budget) for key in keys for budget in (8, None)]
+        assert len(set(keys)) == 27
+        assert {key[:8] for key in keys} == {THOUGHT.key[:8]}
+        assert {len(key) for key in keys} == {32}
+
     def test_seeds_come_from_the_row_and_fit_31_bits(self) -> None:
         seeds = {seed_of(thought_id(THOUGHT, "d", "q", "p", sample)) for sample in range(100)}
         assert len(seeds) == 100
