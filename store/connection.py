@@ -267,7 +267,7 @@ def _insertion(table: str) -> str:
     into = f"INSERT INTO {_name(table)} BY NAME"
     key = _UNINDEXED.get(table)
     if key is None:
-        return f"{into} SELECT * FROM landing_rows ON CONFLICT DO NOTHING"
+        return f"{into} SELECT * FROM landing_rows ON CONFLICT DO NOTHING"  # noqa: S608
     # Keys of rows that land together begin alike: the range leaves most of the table unread.
     there = (
         f"SELECT {key} FROM {table} WHERE {key} BETWEEN (SELECT min({key}) FROM landing_rows) "  # noqa: S608 - our own names
