@@ -18,7 +18,7 @@ demo-vllm: $(VENV)/.vllm ## The same through vLLM's CPU build
 	$(BIN)/factscale study run $(STUDY)
 
 test: $(VENV)/.dev $(VENV)/.vllm lint types ## Install what the tests need, then lint, types and tests
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.dev $(VENV)/.vllm ## The checks too slow for every change
 	$(BIN)/python -m pytest -m slow --timeout 3000

@@ -161,6 +161,7 @@ class Group(NamedTuple):
     cut: int
     unparsed: int
     refused: int
+    missing: int
 
 
 class LengthBin(NamedTuple):
@@ -340,7 +341,7 @@ def _scores(columns: Mapping[str, Any]) -> Scores:
         majority[place, : len(values)] = values
     return Scores(
         question_key=np.array(columns["question_key"], dtype=object),
-        hops=np.array(["unknown" if hops is None else str(hops) for hops in columns["hops"]], dtype=object),
+        hops=np.array([_kind(hops) for hops in columns["hops"]], dtype=object),
         answer_type=np.array(columns["answer_type"], dtype=object),
         flagged=np.array(columns["flagged"], dtype=bool),
         samples=np.array(columns["samples"], dtype=np.int64),
@@ -521,9 +522,20 @@ def _groups(run: _Run) -> list[Group]:
                     cut=members.total("cut"),
                     unparsed=members.total("unparsed"),
                     refused=members.total("refused"),
+                    missing=_asked(run.asked, by, value) - int(members.samples.sum()),
                 )
             )
     return found
+
+
+def _asked(run: Row, by: str, value: str) -> int:
+    """Traces that a run asked for at one budget, of the questions whose ``by`` is ``value``."""
+    questions = sum(kind["questions"] for kind in run["asked"] if _kind(kind[by]) == value)
+    return int(questions * run["samples"])
+
+
+def _kind(value: Any) -> str:
+    return "unknown" if value is None else str(value)
 
 
 def _length_bin(run: RunId, row: Row) -> LengthBin:

@@ -102,7 +102,7 @@ def group_rows(groups: Sequence[Group], by: str) -> list[Flat]:
         | {by: group.value, "n": group.accuracy.n}
         | _estimate(group.accuracy)
         | _clean(group)
-        | {name: getattr(group, name) for name in ("traces", "cut", "unparsed", "refused")}
+        | {name: getattr(group, name) for name in ("traces", "cut", "unparsed", "refused", "missing")}
         for group in groups
         if group.by == by
     ]

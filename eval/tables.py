@@ -131,7 +131,7 @@ _BIN = (
     *_RUN, "from_confidence", "to_confidence", "confidence", *_SHARE,
     *("ece", "ece_low", "ece_high", "ece_by_chance", "brier", *WENT),
 )  # fmt: skip
-_GROUP = (*_SHARE, *_CLEAN, "traces", "cut", "unparsed", "refused")
+_GROUP = (*_SHARE, *_CLEAN, "traces", "cut", "unparsed", "refused", "missing")
 _SIZE = ("model", "role", "parameters", "setting", "datasets", *_SHARE, *WENT)
 _LENGTH = (*_RUN, "from_tokens", "to_tokens", "is_cut", "mean_tokens", "traces", "correct", "accuracy", "low", "high")
 _OVERLAP = ("dataset", "questions", "exact", "ngram", "cosine", "question_leaks", "fact_leaks", "flagged")

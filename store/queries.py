@@ -26,14 +26,20 @@ def run_rows(store: Store, study_key: str) -> Rows:
     """The study's runs, each with ``questions`` asked, traces ``expected``, ``landed`` and ``missing``.
 
     Expected are questions x samples x budgets: a trace that never landed is counted here, since no view can show it.
+    ``asked`` counts the questions of each kind: a list of dicts with hops, answer_type, questions.
     """
     rows = store.query(
         """
-        WITH asked AS (
-            SELECT set_key, count(*) AS questions FROM prompt_sets
-            WHERE set_key IN (SELECT prompt_set FROM study_runs WHERE study_key = $study) GROUP BY set_key
+        WITH kinds AS (
+            SELECT s.set_key, q.hops, q.answer_type, count(*) AS questions
+            FROM prompt_sets s JOIN questions q USING (question_key)
+            WHERE s.set_key IN (SELECT prompt_set FROM study_runs WHERE study_key = $study) GROUP BY ALL
+        ), asked AS (
+            SELECT set_key, sum(questions)::BIGINT AS questions,
+                   list({'hops': hops, 'answer_type': answer_type, 'questions': questions}) AS asked
+            FROM kinds GROUP BY set_key
         ), landed AS (SELECT run_key, count(*) AS landed FROM results WHERE study_key = $study GROUP BY run_key)
-        SELECT r.*, coalesce(a.questions, 0) AS questions, coalesce(l.landed, 0) AS landed
+        SELECT r.*, coalesce(a.questions, 0) AS questions, coalesce(a.asked, []) AS asked, coalesce(l.landed, 0) AS landed
         FROM study_runs r LEFT JOIN asked a ON a.set_key = r.prompt_set LEFT JOIN landed l USING (run_key)
         WHERE r.study_key = $study ORDER BY r.role, r.model, r.dataset, r.setting, r.run_key
         """,

@@ -367,13 +367,16 @@ def test_a_breakdown_covers_each_question_once(study: tuple[Any, Summary], by: s
         total = sum(g.accuracy.n for g in groups)
         assert total == len(by_question(made, run, None))
         assert sum(g.accuracy.value * g.accuracy.n for g in groups) / total == pytest.approx(share(made, run, None))
+        cell = next(cell for cell in summary.largest if cell.run.run_key == run)
+        for name in ("traces", "cut", "unparsed", "refused", "missing"):
+            assert sum(getattr(g, name) for g in groups) == getattr(cell, name), name
     values = {g.value for g in summary.groups if g.by == by}
     assert values == ({"1", "2", "3", "unknown"} if by == "hops" else {"entity", "number", "date"})
 
 
 def run_row(**changes: Any) -> dict[str, Any]:
     row = {"run_key": "r", "role": "student", "model": "m", "setting": "instruct", "dataset": "d", "budgets": [8]}
-    return row | {"questions": 2, "samples": 1, "judge": None, "parameters": None} | changes
+    return row | {"questions": 2, "samples": 1, "judge": None, "parameters": None, "asked": []} | changes
 
 
 def scored(run: str = "r", **changes: Any) -> Scored:
