@@ -61,8 +61,6 @@ LEFT JOIN question_overlaps o ON o.overlap_key = so.overlap_key AND o.question_k
 
 CREATE VIEW leaderboard AS      -- one row a study's run and budget; clean: without questions that overlap with training
 WITH asked AS (SELECT set_key, count(*) AS questions FROM prompt_sets GROUP BY set_key
-), flags AS (
-    SELECT so.study_key, so.dataset, o.question_key FROM study_overlaps so JOIN question_overlaps o USING (overlap_key) WHERE o.flagged
 ), kinds AS (
     SELECT r.study_key, r.run_key, s.budget, s.samples, s.correct, count(*) AS questions
     FROM study_runs r JOIN question_scores s USING (score_key) GROUP BY ALL
@@ -74,26 +72,28 @@ WITH asked AS (SELECT set_key, count(*) AS questions FROM prompt_sets GROUP BY s
            sum(questions * pass_at_k(samples, correct, 16)) / sum(questions) FILTER (samples >= 16) AS pass_16
     FROM kinds GROUP BY ALL
 ), counted AS (
-    SELECT r.study_key, r.run_key, r.role, r.model, r.parameters, r.setting, r.dataset, s.budget, count(*) AS n,
-           avg(s.correct / s.samples) AS accuracy, stddev_samp(s.correct / s.samples) / sqrt(count(*)) AS standard_error,
-           avg(list_last(s.majority)::INT) AS majority,
-           count(*) FILTER (f.question_key IS NULL) AS n_clean,
-           avg(s.correct / s.samples) FILTER (f.question_key IS NULL) AS accuracy_clean,
-           sum(s.samples)::BIGINT AS traces, r.samples, r.prompt_set,
-           sum(s.cut)::BIGINT AS cut, sum(s.forced)::BIGINT AS forced, sum(s.unparsed)::BIGINT AS unparsed,
-           sum(s.refused)::BIGINT AS refused, sum(s.judged)::BIGINT AS judged,
-           sum(s.judged_correct) / nullif(sum(s.judged) + sum(s.unparsed) + sum(s.refused), 0) AS judge_accuracy,
-           sum(s.thinking_tokens) / sum(s.samples) AS thinking_tokens, sum(s.answer_tokens) / sum(s.samples) AS answer_tokens
-    FROM study_runs r JOIN question_scores s USING (score_key)
-    LEFT JOIN flags f ON f.study_key = r.study_key AND f.dataset = r.dataset AND f.question_key = s.question_key
+    SELECT r.study_key, r.run_key, s.budget, count(*) AS n, sum(s.correct / s.samples) AS share,
+           stddev_samp(s.correct / s.samples) / sqrt(count(*)) AS standard_error, avg(s.majority[s.samples]::INT) AS majority,
+           sum(s.samples)::BIGINT AS traces, sum(s.cut)::BIGINT AS cut, sum(s.forced)::BIGINT AS forced,
+           sum(s.unparsed)::BIGINT AS unparsed, sum(s.refused)::BIGINT AS refused, sum(s.judged)::BIGINT AS judged,
+           sum(s.judged_correct)::BIGINT AS judged_correct, sum(s.thinking_tokens) AS thinking, sum(s.answer_tokens) AS answers
+    FROM study_runs r JOIN question_scores s USING (score_key) GROUP BY ALL
+), flagged AS (                 -- few: their part is taken away again, so that the many need no second join
+    SELECT r.study_key, r.run_key, s.budget, count(*) AS n, sum(s.correct / s.samples) AS share
+    FROM study_overlaps so JOIN question_overlaps o ON o.overlap_key = so.overlap_key AND o.flagged
+    JOIN study_runs r ON r.study_key = so.study_key AND r.dataset = so.dataset
+    JOIN question_scores s ON s.score_key = r.score_key AND s.question_key = o.question_key
     GROUP BY ALL
 )
-SELECT c.study_key, c.run_key, c.role, c.model, c.parameters, c.setting, c.dataset, c.budget, a.questions, c.n, c.accuracy,
-       c.standard_error, c.majority, c.accuracy AS pass_1, p.pass_2, p.pass_4, p.pass_8, p.pass_16, c.n_clean, c.accuracy_clean,
-       c.traces, c.cut, c.forced, c.unparsed, c.refused, a.questions * c.samples - c.traces AS missing,
-       if(c.judged > 0, c.judge_accuracy, NULL) AS judge_accuracy, c.thinking_tokens, c.answer_tokens
-FROM counted c JOIN asked a ON a.set_key = c.prompt_set
-JOIN passes p ON p.study_key = c.study_key AND p.run_key = c.run_key AND p.budget IS NOT DISTINCT FROM c.budget;
+SELECT r.study_key, r.run_key, r.role, r.model, r.parameters, r.setting, r.dataset, c.budget, a.questions, c.n,
+       c.share / c.n AS accuracy, c.standard_error, c.majority, c.share / c.n AS pass_1, p.pass_2, p.pass_4, p.pass_8, p.pass_16,
+       c.n - coalesce(f.n, 0) AS n_clean, (c.share - coalesce(f.share, 0)) / nullif(c.n - coalesce(f.n, 0), 0) AS accuracy_clean,
+       c.traces, c.cut, c.forced, c.unparsed, c.refused, a.questions * r.samples - c.traces AS missing,
+       if(c.judged > 0, c.judged_correct / (c.judged + c.unparsed + c.refused), NULL) AS judge_accuracy,
+       c.thinking / c.traces AS thinking_tokens, c.answers / c.traces AS answer_tokens
+FROM counted c JOIN study_runs r USING (study_key, run_key) JOIN asked a ON a.set_key = r.prompt_set
+JOIN passes p ON p.study_key = c.study_key AND p.run_key = c.run_key AND p.budget IS NOT DISTINCT FROM c.budget
+LEFT JOIN flagged f ON f.study_key = c.study_key AND f.run_key = c.run_key AND f.budget IS NOT DISTINCT FROM c.budget;
 
 CREATE VIEW accuracy_by_hops AS
 SELECT study_key, run_key, model, parameters, setting, dataset, budget, hops, count(*) AS n, avg(correct / samples) AS accuracy,
