@@ -22,6 +22,7 @@ from tasks.keys import set_key
 from tasks.landing import submit
 from tasks.reports import ReportOrder, draw, draw_page, is_drawn, report_page, report_spec, summary_of
 
+_FIRST_PLOTS = ("budgets", "parallel")
 _LARGEST_ARTIFACT = 900_000  # bytes of pictures in one artifact: the UI is slow beyond a megabyte
 
 
@@ -113,13 +114,13 @@ def _pictures(folder: Path) -> str:
     """The plots as Markdown with the pictures in it, as many as an artifact holds; the UI shows no file of this machine."""
     lines: list[str] = []
     room = _LARGEST_ARTIFACT
-    for file in sorted(folder.glob("*.png")):
+    for file in sorted(folder.glob("*.png"), key=lambda file: (not file.stem.startswith(_FIRST_PLOTS), file.name)):
         data = base64.b64encode(file.read_bytes()).decode()
         room -= len(data)
         if room < 0:
             lines.append(f"More plots are in `{folder}`.")
             break
-        lines.append(f"![{file.stem}](data:image/png;base64,{data})")
+        lines.append(f"### {file.stem}\n\n![{file.stem}](data:image/png;base64,{data})")
     return "\n\n".join(lines)
 
 
