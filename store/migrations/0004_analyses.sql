@@ -64,30 +64,31 @@ WITH asked AS (SELECT set_key, count(*) AS questions FROM prompt_sets GROUP BY s
 ), kinds AS (
     SELECT r.study_key, r.run_key, s.budget, s.samples, s.correct, count(*) AS questions
     FROM study_runs r JOIN question_scores s USING (score_key) GROUP BY ALL
-), passes AS (
-    SELECT study_key, run_key, budget,
-           sum(questions * pass_at_k(samples, correct, 2)) / sum(questions) FILTER (samples >= 2) AS pass_2,
-           sum(questions * pass_at_k(samples, correct, 4)) / sum(questions) FILTER (samples >= 4) AS pass_4,
-           sum(questions * pass_at_k(samples, correct, 8)) / sum(questions) FILTER (samples >= 8) AS pass_8,
-           sum(questions * pass_at_k(samples, correct, 16)) / sum(questions) FILTER (samples >= 16) AS pass_16
+), passes AS (                  -- fractions are added in an order, so that two readings agree to the last digit
+    SELECT study_key, run_key, budget, sum(questions * (correct / samples) ORDER BY samples, correct) AS share,
+           sum(questions * pow(correct / samples, 2) ORDER BY samples, correct) AS squares,
+           sum(questions * pass_at_k(samples, correct, 2) ORDER BY samples, correct) / sum(questions) FILTER (samples >= 2) AS pass_2,
+           sum(questions * pass_at_k(samples, correct, 4) ORDER BY samples, correct) / sum(questions) FILTER (samples >= 4) AS pass_4,
+           sum(questions * pass_at_k(samples, correct, 8) ORDER BY samples, correct) / sum(questions) FILTER (samples >= 8) AS pass_8,
+           sum(questions * pass_at_k(samples, correct, 16) ORDER BY samples, correct) / sum(questions) FILTER (samples >= 16) AS pass_16
     FROM kinds GROUP BY ALL
 ), counted AS (
-    SELECT r.study_key, r.run_key, s.budget, count(*) AS n, sum(s.correct / s.samples) AS share,
-           stddev_samp(s.correct / s.samples) / sqrt(count(*)) AS standard_error, avg(s.majority[s.samples]::INT) AS majority,
+    SELECT r.study_key, r.run_key, s.budget, count(*) AS n, avg(s.majority[s.samples]::INT) AS majority,
            sum(s.samples)::BIGINT AS traces, sum(s.cut)::BIGINT AS cut, sum(s.forced)::BIGINT AS forced,
            sum(s.unparsed)::BIGINT AS unparsed, sum(s.refused)::BIGINT AS refused, sum(s.judged)::BIGINT AS judged,
            sum(s.judged_correct)::BIGINT AS judged_correct, sum(s.thinking_tokens) AS thinking, sum(s.answer_tokens) AS answers
     FROM study_runs r JOIN question_scores s USING (score_key) GROUP BY ALL
 ), flagged AS (                 -- few: their part is taken away again, so that the many need no second join
-    SELECT r.study_key, r.run_key, s.budget, count(*) AS n, sum(s.correct / s.samples) AS share
+    SELECT r.study_key, r.run_key, s.budget, count(*) AS n, sum(s.correct / s.samples ORDER BY s.samples, s.correct) AS share
     FROM study_overlaps so JOIN question_overlaps o ON o.overlap_key = so.overlap_key AND o.flagged
     JOIN study_runs r ON r.study_key = so.study_key AND r.dataset = so.dataset
     JOIN question_scores s ON s.score_key = r.score_key AND s.question_key = o.question_key
     GROUP BY ALL
 )
 SELECT r.study_key, r.run_key, r.role, r.model, r.parameters, r.setting, r.dataset, c.budget, a.questions, c.n,
-       c.share / c.n AS accuracy, c.standard_error, c.majority, c.share / c.n AS pass_1, p.pass_2, p.pass_4, p.pass_8, p.pass_16,
-       c.n - coalesce(f.n, 0) AS n_clean, (c.share - coalesce(f.share, 0)) / nullif(c.n - coalesce(f.n, 0), 0) AS accuracy_clean,
+       p.share / c.n AS accuracy, sqrt(greatest(p.squares - p.share * p.share / c.n, 0) / nullif(c.n - 1, 0) / c.n) AS standard_error,
+       c.majority, p.share / c.n AS pass_1, p.pass_2, p.pass_4, p.pass_8, p.pass_16,
+       c.n - coalesce(f.n, 0) AS n_clean, (p.share - coalesce(f.share, 0)) / nullif(c.n - coalesce(f.n, 0), 0) AS accuracy_clean,
        c.traces, c.cut, c.forced, c.unparsed, c.refused, a.questions * r.samples - c.traces AS missing,
        if(c.judged > 0, c.judged_correct / (c.judged + c.unparsed + c.refused), NULL) AS judge_accuracy,
        c.thinking / c.traces AS thinking_tokens, c.answers / c.traces AS answer_tokens

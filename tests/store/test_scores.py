@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import made_study
@@ -86,6 +86,7 @@ def test_the_leaderboard_says_what_its_traces_say(store: Store) -> None:
         shares = {key: fmean(t["correct"] for t in members) for key, members in mine.items()}
         assert row["n"] == len(mine)
         assert row["accuracy"] == pytest.approx(fmean(shares.values()))
+        assert row["standard_error"] == pytest.approx(stdev(shares.values()) / len(shares) ** 0.5)
         assert row["accuracy_clean"] == pytest.approx(fmean(v for key, v in shares.items() if key not in flagged))
         assert row["n_clean"] == len(mine.keys() - flagged)
         for k in (2, 4):
