@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eval.statistics import cohen_kappa_of_counts
-from store.types import JudgeQuestion
+from store.types import JudgeQuestion, budget_order
 
 Row = Mapping[str, Any]
 
@@ -74,7 +74,7 @@ class JudgeSummary(NamedTuple):
 
 def summarise_judges(judges: Sequence[Row], ballots: Sequence[Row]) -> tuple[JudgeSummary, ...]:
     """The judges of a study, from ``store.queries``: ``judge_rows`` and ``ballot_rows``."""
-    largest = {row["run_key"]: row["budget"] for row in sorted(ballots, key=_by_budget)}
+    largest = {row["run_key"]: row["budget"] for row in sorted(ballots, key=lambda row: budget_order(row["budget"]))}
     at_largest: dict[str, list[Row]] = {}
     for row in ballots:
         if row["budget"] == largest[row["run_key"]]:
@@ -141,7 +141,3 @@ def _agreement(ballots: Sequence[Row], one: Opinion, other: Opinion) -> Agreemen
     n = sum(counts.values())
     share = (counts[True, True] + counts[False, False]) / n if n else None
     return Agreement(share, cohen_kappa_of_counts(counts), n)
-
-
-def _by_budget(row: Row) -> tuple[bool, int]:
-    return row["budget"] is None, row["budget"] or 0

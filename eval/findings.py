@@ -7,7 +7,8 @@ from html import escape
 
 from eval.agreement import JudgeSummary
 from eval.statistics import Estimate
-from eval.summary import Cell, Comparison, Summary, budget_name, budget_order, setting_rank
+from eval.summary import Cell, Comparison, Summary, budget_name, setting_rank
+from store.types import budget_order
 
 SMALL_N = 30
 _NAMED = 4  # findings spelled out at most; the table has them all

@@ -27,7 +27,8 @@ from eval.plots import (
     stated_n,
 )
 from eval.statistics import wilson
-from eval.summary import Cell, LengthBin, Summary, budget_name, budget_order, setting_rank
+from eval.summary import Cell, LengthBin, Summary, budget_name, setting_rank
+from store.types import budget_order
 
 _NAME_LETTERS = 13  # of a model, before it goes on in the next line
 _KS = (1, 2, 4, 8, 16, 32, 64)

@@ -27,7 +27,7 @@ from eval.statistics import (
     pass_curve,
     wilson,
 )
-from store.types import Frozen
+from store.types import Frozen, budget_order
 
 Row = Mapping[str, Any]
 Outcome = Literal["gain", "loss", "unclear", "none"]
@@ -318,11 +318,6 @@ def run_order(run: RunId) -> tuple[str, int, str, int, str]:
 def setting_rank(setting: str) -> int:
     """Place of a setting in tables and plots; unknown ones come last."""
     return SETTING_ORDER.index(setting) if setting in SETTING_ORDER else len(SETTING_ORDER)
-
-
-def budget_order(budget: int | None) -> tuple[bool, int]:
-    """Sort key of budgets: no limit comes last."""
-    return budget is None, budget or 0
 
 
 def budget_name(budget: int | None) -> str:

@@ -18,6 +18,7 @@ from pyarrow import parquet
 from eval.statistics import Estimate, PairedDifference
 from eval.summary import Cell, Comparison, Summary, budget_name, setting_rank
 from eval.tables import COUNTS, FLAGS, TEXTS, Table
+from store.types import budget_order
 
 _DIGITS = 6  # of a share in a CSV: far below its interval
 _LATEX = {
@@ -136,9 +137,7 @@ def _comparisons(dataset: str, compared: Sequence[Comparison], baseline: str) ->
 
 
 def _budgets(dataset: str, cells: Sequence[Cell]) -> str:
-    budgets = list(
-        dict.fromkeys(cell.budget for cell in sorted(cells, key=lambda c: (c.budget is None, c.budget or 0)))
-    )
+    budgets = list(dict.fromkeys(cell.budget for cell in sorted(cells, key=lambda cell: budget_order(cell.budget))))
     found = {(cell.run.run_key, cell.budget): cell for cell in cells}
     rows = []
     for run in dict.fromkeys(cell.run for cell in cells):

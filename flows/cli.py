@@ -110,7 +110,7 @@ def status(
     shape: Annotated[Shape, typer.Option("--format", help="How to print the counts.")] = Shape.TABLE,
 ) -> None:
     """Show what is in the store: studies, units by kind, rows; also while a study runs."""
-    home = _existing_home()
+    home = Home.current().existing()
     from flows.plan import status_rows
 
     studies, units = status_rows(home.store)
@@ -136,7 +136,7 @@ def report(
     ] = None,
 ) -> None:
     """Draw a study's report again from what is in the store, and print the path of its first page."""
-    home = _existing_home()
+    home = Home.current().existing()
     prepare_environment(home)
     from flows.parameters import load_study, reporting
     from flows.report import draw_report
@@ -175,7 +175,7 @@ def ui_report(
     ] = "127.0.0.1",
 ) -> None:
     """Show a study's report, and search its questions and traces in a browser; Ctrl-C ends it. Nothing is changed."""
-    home = _existing_home()
+    home = Home.current().existing()
     prepare_environment(home)
     from flows.explorer import serve_explorer
     from flows.parameters import load_study
@@ -203,7 +203,7 @@ def db_query(
     """Run a SQL query on the results database, read-only."""
     import duckdb
 
-    home = _existing_home()
+    home = Home.current().existing()
     try:
         rows = home.store.query_untrusted(sql)
     except duckdb.Error as error:
@@ -259,12 +259,3 @@ def _unexpected(error: Exception) -> int:
 def _say(message: str) -> None:
     errors.print("[bold red]error:[/bold red]", end=" ")
     errors.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
-def _existing_home() -> Home:
-    home = Home.current()
-    if not home.store.path.is_file():
-        raise InputError(
-            f"no store at {home.store.path}: run a study first, or set FACTSCALE_HOME to the folder of one"
-        )
-    return home

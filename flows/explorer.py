@@ -112,9 +112,7 @@ def explorer_app(
 
     Raises InputError if the study is not in the store.
     """
-    store = Store(home.store.path, lock_timeout=LOCK_SECONDS)
-    if not store.path.is_file():
-        raise InputError(f"no store at {store.path}: run a study first, or set FACTSCALE_HOME to the folder of one")
+    store = Store(home.existing().store.path, lock_timeout=LOCK_SECONDS)
     found = home.store.query("SELECT name FROM studies WHERE study_key = ?", [study_key])
     if not found:
         raise InputError(f"the study {name or study_key} has not landed in {store.path}: run it first")

@@ -75,7 +75,7 @@ def publish_dataset(
     public: PublicOption = False,
 ) -> None:
     """Publish a study's data as Parquet that `datasets.load_dataset` loads, with its card."""
-    home = _home()
+    home = Home.current().existing()
     if recipe is not RecipeChoice.ALL and kind is not Kind.TRAINING:
         raise InputError(f"--recipe {recipe} is for --kind training: leave it out for {kind}")
     _check_license(license_)
@@ -108,7 +108,7 @@ def publish_model(
     public: PublicOption = False,
 ) -> None:
     """Publish a student: its safetensors, tokenizer and configuration, with its card."""
-    home = _home()
+    home = Home.current().existing()
     _check_license(license_)
     prepare_environment(home)
     from tasks.student_exports import find_student, model_facts, model_files, write_model
@@ -130,15 +130,6 @@ def publish_model(
         return
     make = partial(write_model, home, facts, link=isinstance(target, HubTarget))
     console.print(f"Published: {deliver(target, make, home.folder / 'exports')}", soft_wrap=True, markup=False)
-
-
-def _home() -> Home:
-    home = Home.current()
-    if not home.store.path.is_file():
-        raise InputError(
-            f"no store at {home.store.path}: run a study first, or set FACTSCALE_HOME to the folder of one"
-        )
-    return home
 
 
 def _check_license(name: str | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from store.connection import Store
+from store.types import InputError
 
 HOME_VARIABLE = "FACTSCALE_HOME"
 
@@ -25,6 +26,14 @@ class Home(NamedTuple):
     def current(cls) -> Home:
         """The home that the environment names, as an absolute path; nothing is created."""
         return cls(Path(os.environ.get(HOME_VARIABLE) or ".factscale").expanduser().resolve())
+
+    def existing(self) -> Home:
+        """This home, if it has a results database. Raises InputError if there is none yet."""
+        if not self.store.path.is_file():
+            raise InputError(
+                f"no store at {self.store.path}: run a study first, or set FACTSCALE_HOME to the folder of one"
+            )
+        return self
 
     @property
     def store(self) -> Store:

@@ -13,6 +13,7 @@ from typing import Any
 from store.connection import Store
 from store.exploring import decoded
 from store.queries import Rows
+from store.types import budget_order
 
 
 def question(store: Store, study_key: str, question_key: str) -> dict[str, Any] | None:
@@ -128,7 +129,7 @@ def traces_of(store: Store, runs: Sequence[dict[str, Any]], asked: dict[str, Any
     for row in mine:
         row |= {name: ended.get(row["thought_id"], {}).get(name) for name in ("ended", "stops")}
     place = {run["run_key"]: at for at, run in enumerate(runs)}
-    return sorted(mine, key=lambda r: (place[r["run_key"]], r["sample"], r["budget"] is None, r["budget"] or 0))
+    return sorted(mine, key=lambda r: (place[r["run_key"]], r["sample"], budget_order(r["budget"])))
 
 
 def grades_of(

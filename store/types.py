@@ -23,6 +23,11 @@ Grade = Literal["correct", "incorrect", "not_attempted"]
 JudgeQuestion = Literal["contains", "grade"]
 
 
+def budget_order(budget: int | None) -> tuple[bool, int]:
+    """Sort key of budgets: no limit comes last."""
+    return budget is None, budget or 0
+
+
 class Setting(StrEnum):
     """How a model is asked or was trained; the four settings of the fs1 study."""
 

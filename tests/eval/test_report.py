@@ -17,19 +17,17 @@ import browser
 import made_study
 import pytest
 
-from eval.agreement import summarise_judges
-from eval.overlap import summarise_overlaps
 from eval.pages import duration, environment, file_slug
 from eval.report import ReportData, drawn_key, render_report
 from eval.report_pages import board, context_of, pages_of
 from eval.retrieval_report import Example
 from eval.retrieval_summary import RetrievalRows, summarise_retrieval
-from eval.summary import OWN_INSTRUCT, Baseline, Summary, summarise
+from eval.summary import Baseline, Summary, summarise
 from store import queries, retrieval
 from store.connection import Store
-from store.overlap import overlap_rows
 from store.scores import score_study
 from store.types import RunError
+from tasks.reports import summary_of
 
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><text>France</text></svg>'
 PAGES = ("index", "budgets", "parallel", "datasets", "training", "retrieval", "judges", "methods", "run")
@@ -71,18 +69,6 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-def summary_of(store: Store, baseline: Baseline = OWN_INSTRUCT) -> Summary:
-    key = made_study.STUDY
-    return summarise(
-        queries.score_columns(store, key),
-        queries.run_rows(store, key),
-        summarise_judges(queries.judge_rows(store, key), queries.ballot_rows(store, key)),
-        lengths=queries.length_rows(store, key),
-        overlaps=summarise_overlaps(overlap_rows(store, key)),
-        baseline=baseline,
-    )
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("store") / "made.duckdb")
@@ -105,7 +91,7 @@ def data(store: Store) -> ReportData:
     ]
     return ReportData(
         study=study,
-        summary=summary_of(store),
+        summary=summary_of(store, made_study.STUDY),
         runs=queries.run_rows(store, key),
         units=queries.units_of_study(store, key),
         training=queries.training_rows(store, key),
@@ -436,7 +422,9 @@ def test_the_board_marks_the_best_of_a_row_and_has_a_column_a_setting(data: Repo
 
 
 def test_another_baseline_is_named(data: ReportData, store: Store) -> None:
-    other = replace(data, summary=summary_of(store, Baseline(setting="instruct", model=made_study.BIG)))
+    other = replace(
+        data, summary=summary_of(store, made_study.STUDY, Baseline(setting="instruct", model=made_study.BIG))
+    )
     text = drawn(other, "index.html").words
     assert f"starter: against {made_study.BIG}, instruct, at the largest budget that both have" in text
     assert "+" in text or "−" in text

@@ -10,16 +10,14 @@ from typing import Any
 import made_study
 import pytest
 
-from eval.agreement import Agreement, JudgeScore, JudgeSummary, summarise_judges
+from eval.agreement import Agreement, JudgeScore, JudgeSummary
 from eval.findings import markdown_summary, points, verdict
-from eval.overlap import summarise_overlaps
 from eval.statistics import PairedDifference
 from eval.summary import COUNTS, Baseline, Cell, Comparison, RunId, Summary, summarise
 from eval.tables import judge_table, table_rows
-from store import queries
 from store.connection import Store
-from store.overlap import overlap_rows
 from store.scores import score_study
+from tasks.reports import summary_of
 
 Scored = tuple[str, int | None, dict[str, Any]]
 
@@ -32,22 +30,10 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Store]:
     return made, store
 
 
-def summary_with(store: Store, baseline: Baseline) -> Summary:
-    key = made_study.STUDY
-    return summarise(
-        queries.score_columns(store, key),
-        queries.run_rows(store, key),
-        summarise_judges(queries.judge_rows(store, key), queries.ballot_rows(store, key)),
-        lengths=queries.length_rows(store, key),
-        overlaps=summarise_overlaps(overlap_rows(store, key)),
-        baseline=baseline,
-    )
-
-
 @pytest.fixture(scope="module")
 def study(landed: tuple[Any, Store]) -> tuple[Any, Summary]:
     made, store = landed
-    return made, summary_with(store, Baseline())
+    return made, summary_of(store, made_study.STUDY, Baseline())
 
 
 def by_question(made: Any, run: str, budget: int | None) -> dict[int, list[Any]]:
@@ -188,7 +174,7 @@ def test_the_baseline_can_be_chosen(
     landed: tuple[Any, Store], baseline: Baseline, runs: list[tuple[str, str]], versus: str
 ) -> None:
     made, store = landed
-    summary = summary_with(store, baseline)
+    summary = summary_of(store, made_study.STUDY, baseline)
     assert [(one.run.model, one.run.setting) for one in summary.comparisons] == runs
     assert {one.versus for one in summary.comparisons} == {versus}
     base = next(

@@ -14,18 +14,15 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from eval.agreement import summarise_judges
 from eval.findings import magnitude, markdown_summary
-from eval.overlap import summarise_overlaps
 from eval.statistics import Estimate, wilson
 from eval.summary import Summary, summarise
 from eval.table_files import csv_text, latex_escaped, latex_tables, parquet_bytes, type_of
 from eval.table_rows import mean_of
 from eval.tables import COUNTS, FLAGS, TEXTS, Table, leaderboard_rows, table_rows, tables_of
-from store import queries
 from store.connection import Store
-from store.overlap import overlap_rows
 from store.scores import score_study
+from tasks.reports import summary_of
 
 NAMES = [
     *("results", "leaderboard", "comparisons", "budget_gains", "pass_at_k", "calibration", "by_hops", "by_answer_type"),
@@ -56,14 +53,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def summary(store: Store) -> Summary:
-    key = made_study.STUDY
-    return summarise(
-        queries.score_columns(store, key),
-        queries.run_rows(store, key),
-        summarise_judges(queries.judge_rows(store, key), queries.ballot_rows(store, key)),
-        lengths=queries.length_rows(store, key),
-        overlaps=summarise_overlaps(overlap_rows(store, key)),
-    )
+    return summary_of(store, made_study.STUDY)
 
 
 @pytest.fixture(scope="module")
