@@ -15,17 +15,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import netrc
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from models.formats import format_named
+from models.launching import check_devices, launch_of, run_launched, tidy
 from models.training_process import run_child
 from models.training_text import Dropped, Example, in_order, training_set_hash
 from store.types import Frozen, InputError, RunError, digest
@@ -37,24 +41,41 @@ JOB = "job.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
 Precision = Literal["auto", "fp32", "bf16"]
+Method = Literal["lora", "qlora", "full"]
+Kind = Literal["lora", "full"]
+Tracker = Literal["tensorboard", "wandb"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+RATES: dict[str, float] = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
+"""The learning rate where none is said: of the fs1 study for full training, of QLoRA (Dettmers et al. 2023) for adapters."""
+
+ADAPTER_FIELDS = ("lora_r", "lora_alpha", "lora_dropout")
 
 
 class Hyperparameters(Frozen):
-    """How a student is trained. The defaults beside method, rate, epochs and batch are those of the fs1 study.
+    """How a student is trained. The defaults of full training are those of the fs1 study.
 
-    ``learning_rate``: 1e-3 suits LoRA on models below 1B, 1e-5 full training (fs1). One step sees ``batch_size`` x
-    ``gradient_accumulation`` examples; ``max_length`` is in tokens, longer examples are dropped. ``max_steps`` ends
-    earlier than ``epochs`` would, or later.
+    ``qlora`` is LoRA over a base whose weights are held in 4 bits; it needs a GPU and the package bitsandbytes.
     ``precision`` bf16 is autocast over fp32 weights; ``auto`` takes it where the hardware multiplies bf16 natively.
+    ``learning_rate`` is never None once validated: what is left out is filled in by the method (:data:`RATES`).
     """
 
-    method: Literal["lora", "full"] = "lora"
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    method: Method = Field(
+        default="lora", description="lora: adapters; qlora: adapters over a 4-bit base (GPU); full: all weights"
+    )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        validate_default=True,
+        description="Empty: 1e-5 for full training (fs1), 2e-4 for adapters; models below 1B learn faster with 1e-3",
+    )
     epochs: float = Field(default=5.0, gt=0, le=1000)
-    batch_size: int = Field(default=4, ge=1)
-    gradient_accumulation: int = Field(default=4, ge=1)
-    max_length: int = Field(default=8192, ge=8)
+    batch_size: int = Field(default=4, ge=1, description="Examples that a device computes together")
+    gradient_accumulation: int = Field(
+        default=4, ge=1, description="Batches that make one step, over all devices; batch_size times this is 16 in fs1"
+    )
+    max_length: int = Field(default=8192, ge=8, description="Tokens; longer examples are dropped, never cut")
     # Below 1, since transformers reads 1 and more as a number of steps.
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
@@ -64,16 +85,32 @@ class Hyperparameters(Frozen):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     seed: int = Field(default=0, ge=0, lt=2**32)
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, description="Ends earlier than epochs would, or later")
     precision: Precision = "auto"
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _rate_of_the_method(cls, rate: float | None, info: ValidationInfo) -> float | None:
+        # Two spellings of one student would be two cache keys.
+        return RATES.get(info.data.get("method", "")) if rate is None else rate
 
     @model_validator(mode="after")
     def _full_has_one_form(self) -> Hyperparameters:
         # Full training ignores the LoRA numbers; two spellings of one student would be two cache keys.
-        for name in ("lora_r", "lora_alpha", "lora_dropout"):
+        for name in ADAPTER_FIELDS:
             if self.method == "full" and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: method 'full' has no adapter; leave {name} out")
         return self
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self.learning_rate if self.learning_rate is not None else RATES[self.method]
+
+    @property
+    def kind(self) -> Kind:
+        """What comes of it: an adapter over the base, or a whole model."""
+        return "full" if self.method == "full" else "lora"
 
 
 class TrainSpec(Frozen):
@@ -100,19 +137,42 @@ class TrainSpec(Frozen):
 
 
 class ProcessOptions(Frozen):
-    """How the training process runs. None of it is part of a student's key. ``threads`` None leaves torch's default."""
+    """How the training process runs. None of it is part of a student's key. ``threads`` None leaves torch's default.
+
+    ``packing`` joins the examples of a batch in one row instead of padding them; the loss is the same. ``report_to``
+    names trackers that are told of the losses as well; their files go to ``<output>.tensorboard`` and ``<output>.wandb``.
+
+    ``gpus`` a machine and ``nodes`` machines train one student together (FSDP2); the others join by ``models.launching.join``
+    at ``main_address``, host:port of this one. The examples of a step stay the same. On the device ``cpu`` these are processes.
+    """
 
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_steps: int = Field(default=50, ge=1)
     gradient_checkpointing: bool = False
+    packing: bool = False
+    report_to: tuple[Tracker, ...] = ()
+    gpus: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
+    main_address: str | None = None
+
+    @property
+    def devices(self) -> int:
+        """On all machines."""
+        return self.gpus * self.nodes
+
+    @property
+    def threads_each(self) -> int:
+        """Of every process of a machine."""
+        return max(1, (self.threads or os.cpu_count() or 1) // self.gpus)
 
 
 class TrainLog(Frozen):
     """One line of progress: a ``loss`` (mean over the step's learned tokens) or an ``eval_loss`` (over held-out ones).
 
     Step 0 with an ``eval_loss`` is the base model. ``tokens`` (read by the model, padding not counted) and ``seconds``
-    are sums since the start, over all attempts; ``tokens_per_second`` is of this step alone.
+    are sums since the start, over all attempts; ``tokens_per_second`` is of this step alone. ``memory_bytes`` is the
+    attempt's peak so far: of what a GPU's allocator gave (of the fullest GPU), on a CPU of the process.
     """
 
     step: int
@@ -123,10 +183,14 @@ class TrainLog(Frozen):
     tokens: int = 0
     tokens_per_second: float = 0.0
     seconds: float = 0.0
+    memory_bytes: int | None = None
 
 
 class TrainResult(Frozen):
-    """What the training process reports at its end. Losses are in nats a token; ``train_loss`` is the last step's."""
+    """What the training process reports at its end. Losses are in nats a token; ``train_loss`` is the last step's.
+
+    ``base_loss`` of a ``qlora`` student is that of the base in 4 bits. ``memory_bytes`` is as in :class:`TrainLog`.
+    """
 
     steps: int
     tokens: int
@@ -140,13 +204,14 @@ class TrainResult(Frozen):
     precision: Literal["fp32", "bf16"]
     device: str
     threads: int
+    memory_bytes: int | None = None
 
 
 class StudentManifest(Frozen):
-    """The certificate of a student. ``weights`` maps each safetensors file to its sha256."""
+    """The certificate of a student. ``weights`` maps each safetensors file to its sha256; ``kind`` says what they are."""
 
     key: str
-    kind: Literal["lora", "full"]
+    kind: Kind
     base_key: str
     format: str
     hyperparameters: Hyperparameters
@@ -175,26 +240,32 @@ def train(
     *,
     on_log: Callable[[TrainLog], None] = lambda _: None,
     options: ProcessOptions | None = None,
+    secrets: Mapping[str, str] | None = None,
 ) -> StudentManifest:
     """Train a student into the folder ``output`` and return its manifest; at once, if it is there already.
 
     The held-out loss is measured before the first step (the base model's), after each epoch and at the end. Optimiser:
     AdamW, gradients clipped to norm 1. LoRA adapts every linear layer but the output one. ``full`` saves in the
     dtype of the base's weights. On a CPU the same job with the same threads gives the same weights to the bit.
+    ``secrets``: environment variables that the process needs beside this one's, such as a tracker's key.
 
     Raises:
-        InputError: the base is no model folder, no example fits, ``max_length`` exceeds the model's context, or
-            ``output`` is taken by something else.
+        InputError: the base is no model folder, no example fits, ``max_length`` exceeds the model's context, the chat
+            template is not the model's, a package or a GPU is missing, or ``output`` is taken by something else.
         RunError: the loss is not finite, the process died, or another process trains into ``output``.
     """
     options = options or ProcessOptions()
     format_named(spec.format)
     if not (spec.base / "config.json").is_file():
         raise InputError(f"base: {spec.base} has no config.json, so it is not a model folder; fetch the model first")
+    _check_packages(spec.hyperparameters.method, options)
+    check_devices(spec.hyperparameters, options)
+    if "wandb" in options.report_to:
+        _check_wandb_key({**os.environ, **(secrets or {})})
     training_set = training_set_hash(examples)
     held_out_set = training_set_hash(held_out) if held_out else None
     key = spec.key(training_set)
-    with _claim(output, key, kind=spec.hyperparameters.method) as (folder, done):
+    with _claim(output, key, kind=spec.hyperparameters.kind) as (folder, done):
         if done is not None:
             return done
         _resume_or_clear(folder, {"key": key, "held_out_set": held_out_set, "versions": _versions()})
@@ -202,18 +273,27 @@ def train(
             spec=spec, examples=tuple(in_order(examples)), held_out=tuple(in_order(held_out)), folder=folder,
             options=options,
         )  # fmt: skip
-        result = run_child(
-            job.model_dump_json(), folder / "train.log", options.threads,
-            lambda line: on_log(TrainLog.model_validate(line)),
-        )  # fmt: skip
+        result = _run(
+            job, lambda line: on_log(TrainLog.model_validate(line)), _variables(options, output, secrets or {})
+        )
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         (folder / JOB).unlink()
+        tidy(folder)
         manifest = StudentManifest(
-            key=key, kind=spec.hyperparameters.method, base_key=spec.base_key, format=spec.format,
+            key=key, kind=spec.hyperparameters.kind, base_key=spec.base_key, format=spec.format,
             hyperparameters=spec.hyperparameters, training_set=training_set, held_out_set=held_out_set,
             result=TrainResult.model_validate(result), versions=_versions(), weights=_weights(folder),
         )  # fmt: skip
         return _publish(manifest, folder, output)
+
+
+def _run(job: TrainJob, on_log: Callable[[dict[str, Any]], None], variables: Mapping[str, str]) -> dict[str, Any]:
+    """Do the job in a process of its own, or in several."""
+    options, text = job.options, job.model_dump_json()
+    if options.devices == 1:
+        return run_child(text, job.folder / "train.log", options.threads, on_log, variables)
+    launch = launch_of(job.spec.hyperparameters, options)
+    return run_launched(text, job.folder, launch, options.threads_each, on_log, variables)
 
 
 def load_manifest(path: Path) -> StudentManifest | None:
@@ -272,6 +352,45 @@ def _already(output: Path, key: str, kind: str) -> StudentManifest | None:
         return manifest
     what = "no student" if manifest is None else f"another student ({manifest.kind}, key {manifest.key[:12]})"
     raise InputError(f"output: {output} holds {what}; remove it or name another folder")
+
+
+def _check_packages(method: Method, options: ProcessOptions) -> None:
+    """Whether the optional packages that the job needs are installed."""
+    needed: dict[str, str] = {name: f"report_to {name!r}" for name in options.report_to}
+    if method == "qlora":
+        needed["bitsandbytes"] = "method 'qlora'"
+    for package, what in needed.items():
+        if find_spec(package) is None:
+            raise InputError(f"{what} needs the package {package}, which is not installed: pip install {package}")
+
+
+def _check_wandb_key(variables: Mapping[str, str]) -> None:
+    """Whether Weights & Biases will know who reports; it would ask for a key on a terminal that is not there."""
+    if variables.get("WANDB_API_KEY") or variables.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return
+    host = urlsplit(variables.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        known = netrc.netrc().authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        known = None
+    if known is None:
+        raise InputError(
+            f"report_to 'wandb': {host} wants a key: set the environment variable WANDB_API_KEY, or save it as the Prefect "
+            "Secret block 'wandb-api-key'; WANDB_MODE=offline keeps the run on this machine"
+        )
+
+
+def _variables(options: ProcessOptions, output: Path, secrets: Mapping[str, str]) -> dict[str, str]:
+    """What the trackers of the training process read from their environment, beside what is in this one's."""
+    chosen: dict[str, str] = {}
+    if "tensorboard" in options.report_to:
+        chosen["TENSORBOARD_LOGGING_DIR"] = str(output.with_name(output.name + ".tensorboard").absolute())
+    if "wandb" in options.report_to:
+        folder = output.with_name(output.name + ".wandb").absolute()
+        folder.mkdir(parents=True, exist_ok=True)  # else it would write to the current folder
+        chosen |= {"WANDB_DIR": str(folder), "WANDB_PROJECT": "factscale", "WANDB_NAME": output.name}
+        chosen |= {"WANDB_LOG_MODEL": "false", "WANDB_WATCH": "false"}
+    return {**{name: value for name, value in chosen.items() if name not in os.environ}, **secrets}
 
 
 def _resume_or_clear(folder: Path, identity: dict[str, Any]) -> None:

@@ -5,24 +5,27 @@ Started by ``models.finetune`` through ``models.training_process``; nothing else
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from models.engines.base import ModelRef
 from models.engines.loading import load_tokenizer
-from models.finetune import CHECKPOINTS, LOG, Hyperparameters, TrainJob, TrainLog, TrainResult, TrainSpec
+from models.finetune import CHECKPOINTS, LOG, TrainJob, TrainLog, TrainResult
 from models.formats import format_named
+from models.launching import launch_of
+from models.training_batches import Order, Rows, dealt, packed, pad, tokens_in
+from models.training_model import check_vocabulary, choose_device, choose_precision, save_student, student_model
 from models.training_process import Message, Send
+from models.training_progress import Progress
+from models.training_ranks import ALONE, Ranks, meet, part
+from models.training_sharded import SHARDS, keep_sums_exact, whole
 from models.training_text import IGNORED, build_dataset
 from store.types import InputError, RunError
 
@@ -35,8 +38,9 @@ def train(text: bytes, send: Send) -> Message:
     job = TrainJob.model_validate_json(text)
     hyper, form = job.spec.hyperparameters, format_named(job.spec.format)
     if job.options.threads:
-        torch.set_num_threads(job.options.threads)
-    device = _device(job.options.device)
+        torch.set_num_threads(job.options.threads_each)
+    device = choose_device(job.options)
+    ranks = meet(device, job.options.devices)
     precision = choose_precision(hyper.precision, device)
     spec = job.spec
     tokenizer = load_tokenizer(
@@ -45,16 +49,23 @@ def train(text: bytes, send: Send) -> Message:
     dataset, dropped = build_dataset(job.examples, tokenizer, form, hyper.max_length)
     held_out = _held_out(job, tokenizer)
     set_seed(hyper.seed)  # before the adapter is made: its first weights are random
-    model, dtype = _student(spec, hyper)
-    checkpoint = last_checkpoint(job.folder / CHECKPOINTS)
-    progress = Progress(job.folder / LOG, send, resumed_at=int(checkpoint.name.split("-")[1]) if checkpoint else None)
+    model, dtype = student_model(spec, precision, device)
+    check_vocabulary(model, dataset)
+    sharded = ranks.size > 1
+    checkpoint = ranks.agreed(last_checkpoint(job.folder / CHECKPOINTS, sharded) if ranks.is_main else None)
+    progress = Progress(
+        job.folder / LOG, send, resumed_at=int(checkpoint.name.split("-")[1]) if checkpoint else None, ranks=ranks
+    )
     arguments = _arguments(job, precision, device)
     arguments.eval_strategy = IntervalStrategy.EPOCH if held_out else IntervalStrategy.NO
     arguments.eval_on_start = bool(held_out) and checkpoint is None  # the base model's loss
     trainer = StudentTrainer(
-        model=model, args=arguments, train_dataset=dataset,
-        data_collator=pad, held_out=held_out, progress=progress,
+        model=model, args=arguments,
+        train_dataset=Rows(dataset, hyper.batch_size, ranks.size) if sharded else dataset,
+        data_collator=packed if job.options.packing else pad, held_out=held_out, progress=progress, ranks=ranks,
     )  # fmt: skip
+    if sharded:
+        torch.manual_seed(hyper.seed + ranks.rank)  # else all ranks would drop out the same units
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFiniteError:
@@ -63,13 +74,14 @@ def train(text: bytes, send: Send) -> Message:
         raise
     if held_out and progress.last_eval_step != trainer.state.global_step:
         trainer.evaluate()
-    _save(model, tokenizer, hyper.method, dtype, job.folder)
+    save_student(whole(model, hyper.kind, ranks), tokenizer, hyper.kind, dtype, job.folder, ranks)
     result = TrainResult(
         steps=trainer.state.global_step, tokens=progress.tokens, seconds=round(progress.seconds, 3),
         train_loss=progress.loss, base_loss=progress.first_eval, held_out_loss=progress.last_eval,
         examples=len(dataset), held_out_examples=len(held_out), dropped=dropped, precision=precision,
-        device=device, threads=torch.get_num_threads(),
+        device=device, threads=torch.get_num_threads(), memory_bytes=progress.memory(),
     )  # fmt: skip
+    part()
     return result.model_dump(mode="json")
 
 
@@ -77,72 +89,30 @@ class NotFiniteError(RunError):
     """The loss or the gradient is infinite or not a number."""
 
 
-class Progress:
-    """Counts tokens and seconds, writes the log's lines and sends them. Goes on where a resumed log ends."""
-
-    def __init__(self, path: Path, send: Send, resumed_at: int | None) -> None:
-        self._path, self._send = path, send
-        self._lap = time.monotonic()
-        self._lap_tokens = 0
-        self.tokens, self.seconds, self.loss = 0, 0.0, math.nan
-        self.first_eval: float | None = None
-        self.last_eval: float | None = None
-        self.last_eval_step: int | None = None
-        kept = self._kept(resumed_at)
-        path.write_text("".join(line.model_dump_json() + "\n" for line in kept), encoding="utf-8")
-        for line in kept:
-            self._remember(line)
-
-    def _kept(self, resumed_at: int | None) -> list[TrainLog]:
-        """The lines up to the checkpoint; those after it will be written again."""
-        if resumed_at is None or not self._path.is_file():
-            return []
-        lines = [line for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
-        return [log for log in map(TrainLog.model_validate_json, lines) if log.step <= resumed_at]
-
-    def _remember(self, line: TrainLog) -> None:
-        self.tokens, self.seconds = line.tokens, line.seconds
-        if line.loss is not None:
-            self.loss = line.loss
-        if line.eval_loss is not None:
-            self.last_eval, self.last_eval_step = line.eval_loss, line.step
-            self.first_eval = line.eval_loss if line.step == 0 else self.first_eval
-
-    def read(self, tokens: int) -> None:
-        """The model has read ``tokens`` more tokens of training text."""
-        self._lap_tokens += tokens
-
-    def lap(self) -> None:
-        """Count the time since the last lap as used, but not as training (a checkpoint was written)."""
-        now = time.monotonic()
-        self.seconds += now - self._lap
-        self._lap = now
-
-    def write(self, line: TrainLog) -> None:
-        """Add tokens and times to ``line``, append it to the log and send it."""
-        before = self.seconds
-        self.lap()
-        speed = self._lap_tokens / max(self.seconds - before, 1e-9)
-        counted = {"tokens": self.tokens + self._lap_tokens, "seconds": round(self.seconds, 3)}
-        self._lap_tokens = 0
-        line = line.model_copy(update={**counted, "tokens_per_second": round(speed, 1)})
-        self._remember(line)
-        with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(line.model_dump_json() + "\n")
-        self._send({"log": json.loads(line.model_dump_json())})
-
-
 class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed here
     """``Trainer`` with our held-out loss, our log, a stop at losses that are not finite, and no pickled arguments."""
 
-    def __init__(self, *, held_out: list[dict[str, list[int]]], progress: Progress, **rest: Any) -> None:
+    def __init__(
+        self, *, held_out: list[dict[str, list[int]]], progress: Progress, ranks: Ranks = ALONE, **rest: Any
+    ) -> None:
         super().__init__(eval_dataset=held_out or None, **rest)
         self._held_out = held_out
         self._progress = progress
+        self._ranks = ranks
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's, and sums that stay exact where weights are sharded."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            keep_sums_exact(self.accelerator.state.fsdp_plugin, self.args.bf16)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        return Order(rows, self.args.data_seed) if isinstance(rows, Rows) else super()._get_train_sampler(train_dataset)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         """One forward and backward pass over a micro-batch; the loss is checked before it can move the weights."""
-        self._progress.read(int(inputs["attention_mask"].sum()))
+        self._progress.read(tokens_in(inputs))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._check("loss", float(loss))
         return loss
@@ -150,7 +120,9 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is not type
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean loss (nats) of a learned token over all held-out examples, in whatever batches they come."""
         self._progress.lap()
-        loss = held_out_loss(self.model, self._held_out, self.args.per_device_eval_batch_size, self.args.device)
+        loss = held_out_loss(
+            self.model, self._held_out, self.args.per_device_eval_batch_size, self.args.device, self._ranks
+        )
         self._check("held-out loss", loss)
         self.log({"eval_loss": loss})
         return {"eval_loss": loss}
@@ -181,72 +153,40 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is not type
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._progress.lap()
         super()._save_checkpoint(model, trial)
-        (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+        self._ranks.wait()
+        if self._ranks.is_main:
+            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
         self._progress.lap()
 
 
-def held_out_loss(model: Any, rows: list[dict[str, list[int]]], batch_size: int, device: torch.device) -> float:
+def held_out_loss(
+    model: Any, rows: list[dict[str, list[int]]], batch_size: int, device: torch.device, ranks: Ranks = ALONE
+) -> float:
     """Mean cross entropy (nats) of the learned tokens of ``rows``; each token counts once, however rows are batched."""
     model.eval()
     total, count = 0.0, 0
     with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            batch = {name: tensor.to(device) for name, tensor in pad(rows[start : start + batch_size]).items()}
+        for own in dealt(rows, batch_size, ranks):
+            batch = {name: tensor.to(device) for name, tensor in pad(own).items()}
             labels = batch.pop("labels")[:, 1:]
             logits = model(**batch).logits[:, :-1].float()
             total += float(cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"))
             count += int((labels != IGNORED).sum())
-    return total / count
+    total, learned = ranks.sums(total, count)
+    return total / learned
 
 
-def pad(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """A batch of shape (rows, longest row), padded on the right; padding is masked by length, since its id may be real.
+def last_checkpoint(folder: Path, sharded: bool = False) -> Path | None:
+    """The complete checkpoint of the highest step; the others, complete or not, are removed.
 
-    Raises:
-        InputError: nothing in the batch is learned.
+    One process cannot go on from the shards of several, nor they from its.
     """
-    longest = max(len(row["input_ids"]) for row in rows)
-
-    def column(name: str, filler: int) -> torch.Tensor:
-        return torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
-
-    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows])
-    batch = {"input_ids": column("input_ids", 0), "attention_mask": mask, "labels": column("labels", IGNORED)}
-    if bool((batch["labels"] == IGNORED).all()):
-        raise InputError(f"all labels of a batch of {len(rows)} are masked: nothing would be learned from it")
-    return batch
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint of the highest step; the others, complete or not, are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    complete = [path for path in found if (path / COMPLETE).is_file()]
+    complete = [path for path in found if (path / COMPLETE).is_file() and (path / SHARDS).is_dir() == sharded]
     for path in found:
         if path not in complete[-1:]:
             shutil.rmtree(path)
     return complete[-1] if complete else None
-
-
-def choose_precision(asked: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:
-    """``auto`` is bf16 where the hardware multiplies it natively: elsewhere it is emulated and 3 times slower.
-
-    Raises:
-        InputError: bf16 is asked for on a GPU that has none.
-    """
-    if device == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
-    if asked == "bf16" and device == "cuda" and not native:
-        raise InputError("precision: this GPU has no bf16; use 'fp32' or 'auto'")
-    return ("bf16" if native else "fp32") if asked == "auto" else asked
-
-
-def _device(asked: str) -> str:
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: 'cuda' is asked for and torch finds no CUDA device; use 'auto' or 'cpu'")
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _held_out(job: TrainJob, tokenizer: Any) -> list[dict[str, list[int]]]:
@@ -263,62 +203,24 @@ def _held_out(job: TrainJob, tokenizer: Any) -> list[dict[str, list[int]]]:
     return sorted(dataset.to_list(), key=lambda row: -len(row["input_ids"]))
 
 
-def _dtype(base: Path) -> torch.dtype:
-    """The dtype in which the weights in ``base`` are stored, as its config says; fp32 where it says nothing."""
-    config = json.loads((base / "config.json").read_text())
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    found = getattr(torch, str(name))
-    if not isinstance(found, torch.dtype):
-        raise InputError(f"base: {base / 'config.json'} names an unknown dtype {name!r}")
-    return found
-
-
-def _student(spec: TrainSpec, hyper: Hyperparameters) -> tuple[Any, torch.dtype]:
-    """The model to train, with fp32 weights (safetensors only, no network), and the dtype in which it is saved whole."""
-    model = AutoModelForCausalLM.from_pretrained(
-        str(spec.base), dtype=torch.float32, use_safetensors=True, local_files_only=True,
-        trust_remote_code=spec.trust_remote_code,
-    )  # fmt: skip
-    dtype = _dtype(spec.base)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and hyper.max_length > context:
-        raise InputError(f"max_length: {hyper.max_length} is more than the base model's context of {context} tokens")
-    if hyper.method == "full":
-        return model, dtype
-    config = LoraConfig(
-        r=hyper.lora_r, lora_alpha=hyper.lora_alpha, lora_dropout=hyper.lora_dropout, bias="none",
-        target_modules="all-linear", task_type="CAUSAL_LM",
-    )  # fmt: skip
-    return get_peft_model(model, config), dtype
-
-
 def _arguments(job: TrainJob, precision: str, device: str) -> TrainingArguments:
     hyper, options = job.spec.hyperparameters, job.options
+    recompute = options.gradient_checkpointing and not launch_of(hyper, options).recompute
     return TrainingArguments(
         output_dir=str(job.folder / CHECKPOINTS),
         num_train_epochs=hyper.epochs, max_steps=hyper.max_steps or -1,
         per_device_train_batch_size=hyper.batch_size, per_device_eval_batch_size=hyper.batch_size,
-        gradient_accumulation_steps=hyper.gradient_accumulation,
-        learning_rate=hyper.learning_rate, lr_scheduler_type=hyper.scheduler, warmup_steps=hyper.warmup_ratio,
+        gradient_accumulation_steps=hyper.gradient_accumulation // options.devices,
+        learning_rate=hyper.rate, lr_scheduler_type=hyper.scheduler, warmup_steps=hyper.warmup_ratio,
         weight_decay=hyper.weight_decay, adam_beta1=hyper.betas[0], adam_beta2=hyper.betas[1],
         max_grad_norm=1.0, optim="adamw_torch_fused", seed=hyper.seed, data_seed=hyper.seed,
         bf16=precision == "bf16", use_cpu=device == "cpu",
-        gradient_checkpointing=options.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
+        gradient_checkpointing=recompute,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if recompute else None,
+        accelerator_config={"use_configured_state": True} if options.devices > 1 else None,
         save_strategy="steps", save_steps=options.checkpoint_steps,
         save_total_limit=2,  # the older one stays until the newer one is marked complete
         logging_strategy="steps", logging_steps=1, logging_nan_inf_filter=False,
         dataloader_num_workers=0, dataloader_pin_memory=device == "cuda", remove_unused_columns=False,
-        report_to="none", disable_tqdm=True, push_to_hub=False,
+        report_to=list(options.report_to) or "none", run_name=job.folder.name, disable_tqdm=True, push_to_hub=False,
     )  # fmt: skip
-
-
-def _save(model: Any, tokenizer: Any, method: str, dtype: torch.dtype, folder: Path) -> None:
-    """Weights as safetensors, and the tokenizer with its chat template."""
-    if method == "lora":
-        # `save_embedding_layers` would look the base up on the hub to see whether its vocabulary was changed.
-        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    else:
-        model.to(dtype).save_pretrained(str(folder), safe_serialization=True)
-    tokenizer.save_pretrained(str(folder))

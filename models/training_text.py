@@ -12,6 +12,7 @@ box are learned because a thought that ends by itself must be followed by them. 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,10 @@ from store.types import Frozen, InputError, Message, digest
 
 IGNORED = -100
 """The label of a token that is read and not learned (torch's ``CrossEntropyLoss.ignore_index``)."""
+
+_QUESTION, _ANSWER = "What is asked", "What is answered"
+_CONTROL = re.compile(r"<\|[^|<>\s]+\|>|<\uff5c[^\uff5c<>\s]+\uff5c>|<(?:start|end)_of_turn>")
+"""How the control tokens of chat templates look: ChatML and Llama 3, DeepSeek, Gemma. ([INST] is plain text to Llama 2.)"""
 
 Reason = Literal["too_long", "special_token", "empty"]
 
@@ -81,14 +86,47 @@ def layout(tokenizer: Any, form: Format) -> Layout:
     """Bind ``form`` to ``tokenizer`` (a transformers tokenizer).
 
     Raises:
-        InputError: the format's marker or an end-of-turn token is not in the vocabulary.
+        InputError: the format's marker or an end-of-turn token is not in the vocabulary, or the chat template is not
+            that of the model (see :func:`check_template`).
     """
     bound = bind(form, tokenizer)
     end = tokenizer.eos_token_id
     if end is None:
         raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to end a turn with")
+    check_template(tokenizer, bound)
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return Layout(tokenizer, bound, end, frozenset(special | bound.stops))
+
+
+def check_template(tokenizer: Any, bound: FormatIds) -> None:
+    """Whether the chat template is one that this model knows: a wrong one trains without a word and answers badly.
+
+    Each control token that the template writes has to be one token of the vocabulary, and one of the tokens that end a
+    generation has to follow an assistant's turn.
+
+    Raises:
+        InputError: it is not; names the template's token.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; instruct models have one")
+    said = [("user", _QUESTION), ("assistant", _ANSWER)]
+    text: str = tokenizer.apply_chat_template([{"role": r, "content": c} for r, c in said], tokenize=False)
+    if _QUESTION not in text or _ANSWER not in text:
+        raise InputError(f"{tokenizer.name_or_path}: the chat template leaves out what a user or an assistant says")
+    vocabulary = tokenizer.get_vocab()
+    for token in _CONTROL.findall(text):
+        if token not in vocabulary:
+            raise InputError(
+                f"{tokenizer.name_or_path}: the chat template writes {token!r}, which is not a token of this model: the template "
+                "is another model's; mend chat_template in the registry, or the tokenizer's files"
+            )
+    after = text[text.index(_ANSWER) + len(_ANSWER) :]
+    if not bound.stops.intersection(ids_of(tokenizer, after)):
+        ends = ", ".join(repr(token) for token in tokenizer.convert_ids_to_tokens(sorted(bound.stops)))
+        raise InputError(
+            f"{tokenizer.name_or_path}: after an assistant's turn the chat template writes {after[:40]!r}, and nothing of that "
+            f"ends a generation of this model ({ends}): the template is another model's, or the tokenizer's end token is wrong"
+        )
 
 
 def encode(example: Example, tokenizer: Any, form: Format) -> Encoded:

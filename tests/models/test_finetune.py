@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,53 @@ class TestFull:
 
 
 @pytest.mark.real
+def test_tensorboard_is_told_of_the_same_losses(tiny: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    hyper = TINY.model_copy(update={"max_steps": 3})
+    told = Student(spec_of(tiny, hyper), tmp_path / "told", ProcessOptions(report_to=("tensorboard",)))
+    events = EventAccumulator(str(tmp_path / "told.tensorboard")).Reload()
+    losses = [(step, loss) for step, loss, _ in told.written() if loss is not None]
+    assert [(one.step, pytest.approx(one.value, abs=1e-6)) for one in events.Scalars("train/loss")] == losses
+    assert not list(told.folder.rglob("events.*"))
+    assert all(log.memory_bytes and log.memory_bytes > 2**20 for log in told.logs)
+
+
+@pytest.mark.real
+class TestPacking:
+    def test_packed_rows_do_not_see_one_another(self, tiny: Path) -> None:
+        import torch
+        from transformers import AutoTokenizer
+
+        from models.training_batches import packed, pad
+
+        rows = build_dataset(TRAINING[:3], AutoTokenizer.from_pretrained(str(tiny)), FORMATS["blocks"], 96)[0].to_list()
+        model = whole_model(tiny).eval()
+        model.config.use_cache = False  # as in training
+        with torch.no_grad():
+            together = model(**{k: v for k, v in packed(rows).items() if k != "labels"}).logits[0]
+            apart = [model(**{k: v for k, v in pad([row]).items() if k != "labels"}).logits[0] for row in rows]
+        assert packed(rows)["input_ids"].shape == (1, sum(len(row["input_ids"]) for row in rows))
+        torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-4)
+
+    def test_the_losses_are_those_of_padded_batches(self, tiny: Path, tmp_path: Path) -> None:
+        hyper = TINY.model_copy(update={"max_steps": 4, "lora_dropout": 0.0, "precision": "fp32"})
+        padded = Student(spec_of(tiny, hyper), tmp_path / "padded")
+        joined = Student(spec_of(tiny, hyper), tmp_path / "joined", ProcessOptions(packing=True))
+        for (step, loss, held_out), (other, *losses) in zip(padded.written(), joined.written(), strict=True):
+            assert step == other
+            assert losses == [pytest.approx(loss, abs=1e-4), pytest.approx(held_out, abs=1e-4)]
+        assert joined.manifest.result.tokens == padded.manifest.result.tokens
+        assert joined.manifest.key == padded.manifest.key
+
+    def test_a_batch_in_which_nothing_is_learned(self) -> None:
+        from models.training_batches import packed
+
+        with pytest.raises(InputError, match="all labels of a batch of 2 are masked"):
+            packed([{"input_ids": [1, 2], "labels": [-100, -100]}] * 2)
+
+
+@pytest.mark.real
 class TestRefusals:
     def test_nothing_fits(self, tiny: Path, tmp_path: Path) -> None:
         hyper = TINY.model_copy(update={"max_length": 16})
@@ -320,6 +368,47 @@ class TestRefusals:
         with pytest.raises(RunError, match=r"loss is not finite \(nan\) at step 0.*learning_rate \(0\.01\)"):
             training_run.train(job.model_dump_json().encode(), lambda message: None)
         assert not list(tmp_path.glob("*.safetensors"))
+
+    def test_four_bits_need_a_gpu_and_their_package(self, tiny: Path, tmp_path: Path) -> None:
+        import torch
+
+        from models.training_model import student_model
+
+        spec = spec_of(tiny, Hyperparameters(method="qlora", max_length=96))
+        with pytest.raises(InputError, match="'qlora' needs a GPU"):
+            student_model(spec, "fp32", "cpu")
+        if find_spec("bitsandbytes") is None:
+            with pytest.raises(InputError, match=r"method 'qlora' needs the package bitsandbytes.*pip install"):
+                train(spec, TRAINING, (), tmp_path / "student")
+        elif not torch.cuda.is_available():
+            with pytest.raises(InputError, match="'qlora' needs a GPU"):
+                train(spec, TRAINING, (), tmp_path / "student")
+
+    def test_a_tokenizer_of_another_model(self, tiny: Path, tmp_path: Path) -> None:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        config = LlamaConfig(**json.loads((tiny / "config.json").read_text()) | {"vocab_size": 900})
+        small = Path(shutil.copytree(tiny, tmp_path / "small"))
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(str(small))
+        with pytest.raises(InputError, match=r"gives token id \d+, the model has embeddings for 900"):
+            train(spec_of(small, TINY), TRAINING, (), tmp_path / "student")
+
+    def test_a_tracker_that_is_not_installed(
+        self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("models.finetune.find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"report_to 'wandb' needs the package wandb.*pip install wandb"):
+            train(spec_of(tiny, TINY), TRAINING, (), tmp_path / "s", options=ProcessOptions(report_to=("wandb",)))
+
+    def test_a_tracker_without_a_key(self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("models.finetune.find_spec", lambda name: object())
+        monkeypatch.setenv("HOME", str(tmp_path))  # no netrc in it
+        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(InputError, match=r"api\.wandb\.ai wants a key: .*WANDB_API_KEY.*'wandb-api-key'"):
+            train(spec_of(tiny, TINY), TRAINING, (), tmp_path / "s", options=ProcessOptions(report_to=("wandb",)))
 
     def test_no_model_folder(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"base: .* has no config\.json"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from models import training_process
 from models.training_process import environment, run_child
-from store.types import RunError
+from store.types import InputError, RunError
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEAK = "import os, sys; pipe = os.fdopen(int(sys.argv[1]), 'w'); job = sys.stdin.read(); "
@@ -59,6 +60,17 @@ class TestRunChild:
         assert not is_alive(seen[0])
 
 
+    @pytest.mark.parametrize("cause_first", [True, False])
+    def test_of_several_errors_the_cause_is_told(
+        self, cause_first: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        messages = [{"error": "the cause", "input": True}, {"error": "connection closed", "unforeseen": True}]
+        lines = "".join(json.dumps(m) + "\n" for m in (messages if cause_first else messages[::-1]))
+        monkeypatch.setattr(training_process, "BOOT", SPEAK + f"pipe.write({lines!r}); pipe.close(); sys.exit(1)")
+        with pytest.raises(InputError, match=r"^the cause$"):
+            run_child("", tmp_path / "log", None, lambda _: None)
+
+
 class TestDieWithParent:
     def test_a_killed_parent_takes_its_child_along(self) -> None:
         child = (
@@ -95,3 +107,13 @@ def test_the_environment_is_quiet_offline_and_one_gpu_wide(monkeypatch: pytest.M
     assert "ACCELERATE_MIXED_PRECISION" not in found
     assert (found["HF_HUB_OFFLINE"], found["OMP_NUM_THREADS"]) == ("1", "1")
     assert found["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+
+
+def test_several_gpus_are_in_sight_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5")
+    monkeypatch.setenv("WORLD_SIZE", "7")
+    found = environment(threads=1, gpus=2)
+    assert found["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert "WORLD_SIZE" not in found
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert environment(threads=1, gpus=4)["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"

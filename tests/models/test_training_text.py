@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from models.training_text import (
     Example,
     UnfitExampleError,
     build_dataset,
+    check_template,
     checked,
     encode,
     training_set_hash,
@@ -129,3 +131,35 @@ class TestTrainingSetHash:
 def test_importing_it_imports_no_torch() -> None:
     code = "import sys, models.training_text, models.finetune; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.real
+class TestTemplate:
+    def changed(self, embedded: Path, template: str) -> Any:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(embedded))
+        tokenizer.chat_template = template
+        return tokenizer
+
+    def test_its_own_template_fits(self, tokenizer: Any) -> None:
+        for form in FORMATS.values():
+            if form.name != "tags":  # its marker is not in this vocabulary
+                check_template(tokenizer, bind(form, tokenizer))
+
+    @pytest.mark.parametrize(
+        ("template", "why"),
+        [
+            (
+                "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}<|eot_id|>{% endfor %}",
+                "'<|start_header_id|>', which is not a token of this model",
+            ),
+            ("{% for m in messages %}<start_of_turn>{{ m.content }}<end_of_turn>{% endfor %}", "'<start_of_turn>'"),
+            ("{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}", "nothing of that ends a generation"),
+            ("{% for m in messages %}{{ m.role }}<|im_end|>{% endfor %}", "leaves out what a user or an assistant says"),
+            ("", "has no chat template"),
+        ],
+    )
+    def test_another_models_template_is_refused(self, embedded: Path, template: str, why: str) -> None:
+        with pytest.raises(InputError, match=re.escape(why)):
+            build_dataset([example()], self.changed(embedded, template), BLOCKS, 96)
