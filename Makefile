@@ -6,7 +6,7 @@ STUDY ?= deployments/studies/demo.yaml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vllm test test-slow lint types ui clean clean-all install install-vllm install-encoder bench-kg bench-models bench-store
+.PHONY: help demo demo-vllm test test-slow lint types ui clean clean-all install install-vllm install-encoder bench-kg bench-models bench-store bench-training
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ bench-models: $(VENV)/.dev $(VENV)/.vllm ## Generation against the raw engines, 
 
 bench-store: $(VENV)/.dev ## Landing, leaderboard and single questions in a store of 1.7 million traces; needs the benchmark data
 	$(BIN)/python -m bench.store --check
+
+bench-training: $(VENV)/.dev ## Training against TRL's trainer and a bare loop, and what packing gains; installs TRL
+	$(PIP) --editable ".[bench]"
+	$(BIN)/python -m bench.training --check
 
 clean: ## Remove what studies and tools made here (the store, reports, caches); keeps .venv
 	rm -rf .factscale .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -1,4 +1,4 @@
-"""Plots of where students gain: datasets, hops, types of answers; how far confidence and judges can be trusted; and training."""
+"""Plots of where students gain: datasets, hops, types of answers; how far confidence and judges can be trusted; teachers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from eval.plots import (
     line,
     marker_of,
     models_of,
+    panel_names,
     panels_of,
     scale_of,
+    shown_with,
 )
 from eval.statistics import wilson
 from eval.summary import Cell, Group, Summary, setting_rank
@@ -39,7 +41,8 @@ def accuracy_by_dataset(summary: Summary) -> Plot | None:
     """
     datasets = datasets_of(summary)
     cells = [cell for cell in summary.largest if cell.accuracy]
-    students = list(dict.fromkeys(cell.run.model for cell in cells if cell.run.role != "baseline"))
+    own = [cell for cell in cells if cell.run.role != "baseline"]
+    students = panel_names(cell.run for cell in own)
     baselines = list(dict.fromkeys(cell.run.model for cell in cells if cell.run.role == "baseline"))
     if len(datasets) < 2 or not cells:
         return None
@@ -48,7 +51,7 @@ def accuracy_by_dataset(summary: Summary) -> Plot | None:
     figure, axes = figure_of(len(students) + bool(baselines), height)
     top, label = scale_of(cell.accuracy.high for cell in cells if cell.accuracy)
     for axis, model in zip(axes, students, strict=False):
-        for cell in (cell for cell in cells if (cell.run.model, cell.run.role != "baseline") == (model, True)):
+        for cell in shown_with(model, own):
             place = datasets.index(cell.run.dataset) + _beside(settings.index(cell.run.setting), len(settings))
             style = {"color": colour_of(cell.run.setting), "marker": marker_of(cell.run.setting), "markersize": 4}
             _dot(axis, place, cell, style)
@@ -75,11 +78,11 @@ def accuracy_by_group(summary: Summary, dataset: str, by: Literal["hops", "answe
     models = models_of(group.run for group in groups)
     if not models:
         return None
-    groups = [group for group in groups if group.run.model in models]
+    groups = [group for model in models for group in shown_with(model, groups)]
     figure, axes = figure_of(len(models))
     top, label = scale_of(group.accuracy.high for group in groups)
     for axis, model in zip(axes, models, strict=True):
-        _bars(axis, [group for group in groups if group.run.model == model])
+        _bars(axis, shown_with(model, groups))
         dress(axis, model, "", f"{_GROUP_AXES[by]} (n questions)", label, top)
     legend(figure, {group.run.setting for group in groups}, bars=True)
     name = {"hops": "hops", "answer_type": "answer-types"}[by]
@@ -137,57 +140,49 @@ def judge_against_matcher(summary: Summary, dataset: str) -> Plot | None:
 
 
 def training_quality(rows: Sequence[Row]) -> Plot | None:
-    """What the teachers' traces were worth, a bar a recipe: share right, traces kept for training, mean length of a thought.
+    """What the teachers' traces were worth, a bar a training set: share right (points: by the judge, near in meaning), traces
+    kept for training, mean length of a thought.
 
     ``rows`` are those of the view ``training_quality``. None without a training set whose quality is known.
     """
-    sets = sorted((row for row in rows if row["candidates"]), key=lambda row: setting_rank(row["recipe"]))
+    sets = sorted(
+        (row for row in rows if row["candidates"]), key=lambda row: (setting_rank(row["recipe"]), row["name"])
+    )
     if not sets:
         return None
     figure, axes = figure_of(3)
-    names = [str(row["recipe"]) for row in sets]
-    colours = [colour_of(name) for name in names]
+    places = range(len(sets))
+    colours = [colour_of(row["recipe"]) for row in sets]
     accuracy = [row["accuracy"] or 0.0 for row in sets]
     limits = [wilson(share * row["candidates"], row["candidates"]) for share, row in zip(accuracy, sets, strict=True)]
     kept = [row["kept"] / row["candidates"] for row in sets]
     tokens = [row["mean_thinking_tokens"] or 0.0 for row in sets]
     shown = (
-        ("Right traces", "share of the teacher's traces", accuracy, 1.0, "{:.0%}"),
-        ("Kept for training", "share of the teacher's traces", kept, 1.0, "{:.0%}"),
+        ("Right traces", "share of the teachers' traces", accuracy, 1.0, "{:.0%}"),
+        ("Kept for training", "share of the teachers' traces", kept, 1.0, "{:.0%}"),
         ("Length", "thinking tokens a trace", tokens, max(tokens) * 1.15 or 1.0, "{:,.0f}"),
     )
     for axis, (title, label, values, top, form) in zip(axes, shown, strict=True):
-        axis.bar(range(len(names)), values, 0.6, color=colours, alpha=0.8)
+        axis.bar(places, values, 0.6, color=colours, alpha=0.8)
         if values is accuracy:
-            axis.vlines(
-                range(len(names)), [one.low for one in limits], [one.high for one in limits], color=INK, linewidth=1.0
-            )
+            axis.vlines(places, [one.low for one in limits], [one.high for one in limits], color=INK, linewidth=1.0)
         ends = [one.high for one in limits] if values is accuracy else values
         for place, (value, end) in enumerate(zip(values, ends, strict=True)):
             axis.annotate(form.format(value), (place, end), (0, 3), textcoords="offset points", ha="center", color=INK)
-        axis.set_xticks(
-            range(len(names)), [f"{name}\nn={row['candidates']:,}" for name, row in zip(names, sets, strict=True)]
-        )
+        axis.set_xticks(places, [f"{row['name']}\nn={row['candidates']:,}" for row in sets])
         dress(axis, title, label, "", "", top)
+    _others(axes[0], sets)
     return Plot("training-quality", "Quality of the training sets", figure)
 
 
-def loss_curves(students: Sequence[Mapping[str, Any]], logs: Sequence[Mapping[str, Any]]) -> Plot | None:
-    """Training loss (line) and held-out loss (markers) by step, a panel a base model. None without a logged step."""
-    logged = {str(row["student_key"]) for row in logs}
-    shown = [student for student in students if student["student_key"] in logged]
-    bases = sorted({str(student["base"]) for student in shown})
-    if not bases:
-        return None
-    figure, axes = figure_of(len(bases))
-    for axis, base in zip(axes, bases, strict=True):
-        highest = 0.0
-        for student in (s for s in shown if s["base"] == base):
-            rows = [row for row in logs if row["student_key"] == student["student_key"]]
-            highest = max(highest, _loss_lines(axis, str(student["recipe"]), rows))
-        dress(axis, base, "", "optimiser step", "loss (nats a token)", highest * 1.08 or 1.0)
-        axis.legend(loc="lower left", frameon=False, fontsize=8, labelcolor=INK)
-    return Plot("loss", "Training and held-out loss by step", figure)
+def _others(axis: Any, sets: Sequence[Row]) -> None:
+    """Beside each bar of the matcher what a judge and the sentence encoder say, where they were asked."""
+    for column, marker, name in (("judge_accuracy", "v", "by judge"), ("semantic_match", "^", "near in meaning")):
+        points = [(place + 0.2, row[column]) for place, row in enumerate(sets) if row[column] is not None]
+        if points:
+            axis.plot(*zip(*points, strict=True), marker, color=INK, markersize=5, label=name)
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(loc="upper right", frameon=False, fontsize=7.5, labelcolor=INK)
 
 
 def _bars(axis: Any, groups: Sequence[Group]) -> None:
@@ -230,18 +225,6 @@ def _places(cells: Sequence[Cell]) -> list[float]:
     """Where each run stands: one row each, and room between models."""
     places, place = [], 0.0
     for before, cell in zip([None, *cells], cells, strict=False):
-        place += 0.0 if before is None else 1.0 if before.run.model == cell.run.model else 1.7
+        place += 0.0 if before is None else 1.0 if before.run.alias == cell.run.alias else 1.7
         places.append(place)
     return places
-
-
-def _loss_lines(axis: Any, recipe: str, rows: Sequence[Mapping[str, Any]]) -> float:
-    training = [(row["step"], row["loss"]) for row in rows if row["loss"] is not None]
-    held_out = [(row["step"], row["held_out_loss"]) for row in rows if row["held_out_loss"] is not None]
-    colour = colour_of(recipe)
-    if training:
-        axis.plot(*zip(*training, strict=True), color=colour, linewidth=1.3, label=f"{recipe}, training")
-    if held_out:
-        style = {"linestyle": "--", "marker": marker_of(recipe), "markersize": 5, "linewidth": 1.3}
-        axis.plot(*zip(*held_out, strict=True), color=colour, label=f"{recipe}, held out", **style)
-    return max((loss for _, loss in training + held_out), default=0.0)

@@ -23,7 +23,9 @@ _QUESTION = (
 _ASKED = (
     Column("model", "who answered; of a student, its base"),
     Column("role", "student or baseline"),
-    Column("setting", "instruct, cot (asked to think step by step), rt or fs1 (students of that recipe)"),
+    Column(
+        "setting", "instruct, cot (asked to think step by step), rt or fs1 (students of that recipe), mix (of several)"
+    ),
 )
 _BUDGET = Column("budget", "thinking tokens at most; null: no limit")
 

@@ -15,12 +15,14 @@ DatasetKind = Literal["training", "traces", "results"]
 
 
 class SplitFacts(Frozen):
-    """A split of a configuration: its rows, the questions they are about, the tokens of their thoughts and answers."""
+    """A split of a configuration: its rows, the questions they are about, the tokens of their thoughts and answers.
+    ``file``: where it lies, None for shards in ``data/CONFIGURATION/``."""
 
     name: str
     rows: int
     questions: int
     tokens: int = 0
+    file: str | None = None
 
 
 class ConfigFacts(Frozen):
@@ -41,8 +43,12 @@ class BenchmarkFacts(Frozen):
 
 
 class TrainingFacts(Frozen):
-    """A training set. ``teachers`` are aliases, ``teacher_keys`` identify their weights; of ``candidates`` traces a share
-    of ``accuracy`` was right; ``dropped`` counts what was left out by reason; lengths are in tokens of the thought."""
+    """A training set; ``recipe`` is what its study calls it. ``teachers`` are aliases, ``teacher_keys`` identify their
+    weights; of ``candidates`` traces a share of ``accuracy`` was right; ``dropped`` counts what was left out by reason;
+    lengths are in tokens of the thought. ``accept`` says whose word made a trace right, ``judge`` is the id that verdicts of
+    a judge are known by, ``max_tokens`` the longest that an example may be; ``statistics`` are all that were counted
+    (``tasks.training_statistics``), ``recipes`` counts the traces of each recipe. ``files``: the sha256 by name of the files
+    that examples were read from, empty where they come from the store."""
 
     recipe: str
     training_set: str
@@ -55,6 +61,12 @@ class TrainingFacts(Frozen):
     accuracy: float | None = None
     mean_thinking_tokens: float | None = None
     dropped: dict[str, int] = Field(default_factory=dict)
+    accept: Literal["exact", "judge", "both"] | None = None
+    judge: str | None = None
+    max_tokens: int | None = None
+    statistics: dict[str, Any] = Field(default_factory=dict)
+    recipes: dict[str, int] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 class JudgeFacts(Frozen):
@@ -75,12 +87,13 @@ class ExampleFacts(Frozen):
 
 
 class DatasetFacts(Frozen):
-    """What a dataset card tells. ``license`` is a hub identifier (``cc-by-4.0``), None where nobody gave one. ``compared``:
-    whether test questions were compared with training questions."""
+    """What a dataset card tells. ``license`` is a hub identifier (``cc-by-4.0``), None where nobody gave one. ``study_key``
+    is None for a training set whose study was not evaluated yet. ``compared``: whether test questions were compared with
+    training questions."""
 
     kind: DatasetKind
     study: str
-    study_key: str
+    study_key: str | None
     configs: tuple[ConfigFacts, ...]
     benchmarks: tuple[BenchmarkFacts, ...]
     training: tuple[TrainingFacts, ...] = ()
@@ -111,6 +124,20 @@ class ResultFacts(Frozen):
     missing: int
 
 
+class CheckFacts(Frozen):
+    """A student on ``n`` dev questions, asked once each: ``accuracy`` with its 95% interval, the share of answers that it put
+    in a box itself, and both of its base as it is (None: not asked)."""
+
+    dataset: str
+    n: int
+    accuracy: float
+    low: float
+    high: float
+    boxed: float
+    base_accuracy: float | None
+    base_boxed: float | None
+
+
 class ChainFacts(Frozen):
     """One line of descent, as an example: the path (labels), the question, the trace, its place in the training set."""
 
@@ -123,7 +150,8 @@ class ChainFacts(Frozen):
 
 class ModelFacts(Frozen):
     """What a model card tells of a student. Losses are nats a token on the held-out questions; ``base_id`` and
-    ``base_revision`` name a hub model, both None for weights from elsewhere. A turn is the prompt, ``think_open``, the thought,
+    ``base_revision`` name a hub model, both None for weights from elsewhere; ``base_license`` is None where nobody here knows
+    it. ``checks`` are on dev questions. A turn is the prompt, ``think_open``, the thought,
     ``think_close``, ``answer_open``, the answer. ``compared``: whether the questions of ``results`` were compared with those of
     training, so that flags mean something. ``weights`` maps files to their sha256."""
 
@@ -134,6 +162,7 @@ class ModelFacts(Frozen):
     base_key: str
     base_id: str | None
     base_revision: str | None
+    base_license: str | None = None
     think_open: str
     think_close: str
     answer_open: str
@@ -152,6 +181,7 @@ class ModelFacts(Frozen):
     held_out_after: float | None
     study: str | None
     study_key: str | None
+    checks: tuple[CheckFacts, ...] = ()
     results: tuple[ResultFacts, ...]
     compared: bool
     chain: ChainFacts | None

@@ -60,6 +60,11 @@ def sources(benchmarks: Iterable[BenchmarkFacts], given: str | None, base: str |
         f"Whoever published this gave it the licence `{code(given)}`." if given else "No licence was given for this."
     )
     also = f" The terms of {plain(base)} hold for what is made of it." if base else ""
+    if not rows:
+        return [
+            "## Sources and licences",
+            f"{licence} The examples stand under the terms of where they come from.{also}",
+        ]
     return [
         "## Sources and licences",
         f"{licence} Questions and gold answers stand under the terms of the sets that they come from.{also}",

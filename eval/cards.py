@@ -7,6 +7,7 @@ benchmarks are made inert; a licence stands in a card only if somebody gave it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.card_columns import COLUMNS
@@ -31,8 +32,8 @@ _SCORES = (
     "that resembles a gold answer; judges are models, and err too."
 )
 _LIMITS = {
-    "training": "A trace is here because its final answer matches a gold answer; nobody has checked the steps before it. The "
-    "text was written by language models and is not filtered otherwise. No question stands in both splits. Facts shown to "
+    "training": "A trace is here because its final answer was taken for a gold answer; nobody has checked the steps before it. "
+    "The text was written by language models and is not filtered otherwise. No question stands in both splits. Facts shown to "
     "teachers are those of one snapshot of a knowledge graph.",
     "traces": f"The text was written by language models, wrong and offensive text included. {_SCORES} {_TEST_ANSWERS}",
     "results": f"{_SCORES} Samples of a question are not independent: the standard error is over questions. {_TEST_ANSWERS}",
@@ -72,7 +73,9 @@ def dataset_card(facts: DatasetFacts) -> str:
             *sources(facts.benchmarks, facts.license),
             "## Limits",
             _LIMITS[facts.kind],
-            *provenance({"study": facts.study, "study key": facts.study_key}, facts.versions),
+            *provenance(
+                {"study": facts.study} | ({"study key": facts.study_key} if facts.study_key else {}), facts.versions
+            ),
         ],
     )
 
@@ -81,15 +84,15 @@ def model_card(facts: ModelFacts) -> str:
     """The README.md of a student: where it comes from, how it was trained, what it can do, how it is loaded."""
     base = plain(facts.base_id or facts.base)
     what = f"A LoRA adapter for {base}" if facts.method == "lora" else f"{base}, fine-tuned in full"
-    recipe = _RECIPES.get(facts.training.recipe, f"trained by the recipe {plain(facts.training.recipe)}")
     return card(
         _model_front(facts),
         [
             f"# {plain(facts.name)}",
-            f"{what}: a student of the recipe `{code(facts.training.recipe)}`, {recipe}. It thinks, then answers. {_MADE}",
+            f"{what}: {_taught(facts.training)}. It thinks, then answers. {_MADE}",
             "## Load it",
             fenced(_model_code(facts), "python"),
             *_base(facts),
+            *_checks(facts),
             *_results(facts),
             *_training(facts),
             *_lineage(facts),
@@ -113,7 +116,9 @@ def _dataset_front(facts: DatasetFacts) -> dict[str, Any]:
     front["configs"] = [
         {
             "config_name": one.name,
-            "data_files": [{"split": s.name, "path": f"data/{one.name}/{s.name}-*.parquet"} for s in one.splits],
+            "data_files": [
+                {"split": s.name, "path": s.file or f"data/{one.name}/{s.name}-*.parquet"} for s in one.splits
+            ],
         }
         for one in facts.configs
     ]
@@ -126,7 +131,7 @@ def _model_front(facts: ModelFacts) -> dict[str, Any]:
     if facts.base_id:
         front |= {"base_model": facts.base_id, "base_model_relation": "adapter" if lora else "finetune"}
     front |= {"library_name": "peft" if lora else "transformers", "pipeline_tag": "text-generation"}
-    front["tags"] = ["factscale", "reasoning", "factuality", facts.training.recipe]
+    front["tags"] = ["factscale", "reasoning", "factuality", *([] if facts.training.files else [facts.training.recipe])]
     return front
 
 
@@ -159,7 +164,7 @@ def _columns(facts: DatasetFacts) -> list[str]:
 
 def _dataset_making(facts: DatasetFacts) -> list[str]:
     if facts.kind == "training":
-        return ["## How it was made", *(_made(one) for one in facts.training)]
+        return ["## How it was made", *(_made(one) for one in facts.training), *_quality(facts.training)]
     judges = [f"{plain(one.model)} (question `{code(one.question)}`, id `{code(one.judge)}`)" for one in facts.judges]
     return [
         "## How it was scored",
@@ -169,22 +174,90 @@ def _dataset_making(facts: DatasetFacts) -> list[str]:
     ]
 
 
+def _taught(one: TrainingFacts) -> str:
+    """Of what it is a student."""
+    if one.files:
+        return "trained on examples that were read from files"
+    if one.recipe in _RECIPES:
+        return f"a student of the recipe `{code(one.recipe)}`, {_RECIPES[one.recipe]}"
+    return f"a student of the mix `{code(one.recipe)}` of teachers' reasoning traces"
+
+
 def _made(one: TrainingFacts) -> str:
+    if one.files:
+        named = listed([f"`{code(file)}` (sha256 `{hash_[:16]}`)" for file, hash_ in sorted(one.files.items())])
+        by = f" by {listed([plain(name) for name in one.teachers])}" if one.teachers else ""
+        return (
+            f"**{plain(one.recipe)}** (`{code(one.training_set)}`): {counted(one.rows, 'example')}{by} on "
+            f"{counted(one.questions, 'question')}, {one.held_out:,} of them held out of training, from {named}."
+        )
     teachers = listed([plain(name) for name in one.teachers])
     weights = f" ({listed([f'`{code(key)}`' for key in one.teacher_keys])})" if one.teacher_keys else ""
+    mixed = [f"{count:,} {recipe}" for recipe, count in one.recipes.items()] if len(one.recipes) > 1 else []
     told = [
-        f"**{plain(one.recipe)}** (`{code(one.training_set)}`): {counted(one.rows, 'trace')} by {teachers}{weights}"
+        f"**{plain(one.recipe)}** (`{code(one.training_set)}`): {counted(one.rows, 'trace')}"
+        f"{f' ({listed(mixed)})' if mixed else ''} by {teachers}{weights}"
     ]
     told[0] += f" on {counted(one.questions, 'question')}, {one.held_out:,} of them held out of training."
     if one.candidates is not None:
         right = "" if one.accuracy is None else f", of which {100 * one.accuracy:.1f} % were right"
         told.append(f"They were chosen from {counted(one.candidates, 'trace')}{right}.")
+    if one.accept is not None:
+        told.append(
+            _ACCEPTED[one.accept] + (f" (`{code(one.judge)}`)." if one.judge and one.accept != "exact" else ".")
+        )
+    if one.max_tokens is not None:
+        told.append(f"No example has more than {one.max_tokens:,} tokens.")
     if one.dropped:
         counts = [f"{plain(reason)} {number:,}" for reason, number in sorted(one.dropped.items())]
         told.append(f"Left out: {', '.join(counts)}.")
     if one.mean_thinking_tokens is not None:
         told.append(f"The candidates' thoughts have {one.mean_thinking_tokens:,.0f} tokens in the mean.")
     return " ".join(told)
+
+
+_ACCEPTED = {
+    "exact": "A trace was accepted where its answer matches a gold one",
+    "judge": "A trace was accepted where a judge took its answer for a gold one",
+    "both": "A trace was accepted where its answer matches a gold one and a judge agrees",
+}
+
+
+def _quality(sets: Sequence[TrainingFacts]) -> list[str]:
+    """What the teachers' traces were worth: a row a set, and one for each recipe and teacher where there are several."""
+    rows = []
+    for one in sets:
+        sources = one.statistics.get("sources", ())
+        rows += [_quality_row(one.recipe, "all", one.statistics)] if one.statistics.get("candidates") else []
+        if len(sources) > 1:
+            rows += [_quality_row(f"{one.recipe}: {s['recipe']}", s["teacher"], s) for s in sources]
+    if not rows:
+        return []
+    heads = (
+        "set",
+        "teacher",
+        "traces",
+        "kept",
+        "right, %",
+        "near in meaning, %",
+        "right by judge, %",
+        "thinking tokens",
+    )
+    return [
+        "Of all the teachers' traces, before any was left out; a trace without an answer counts as wrong. Thinking tokens are "
+        "the mean, those of the kept traces, and the longest kept example with prompt and answer, as a student reads it.",
+        table((*heads, "of kept", "longest example"), rows),
+    ]
+
+
+def _quality_row(name: str, teacher: str, known: Mapping[str, Any]) -> tuple[str, ...]:
+    def number(field: str) -> str:
+        value = known.get(field)
+        return "–" if value is None else f"{value:,.0f}"
+
+    shares = [_share(known.get(field)) for field in ("accuracy", "semantic_match", "judge_accuracy")]
+    lengths = ("mean_thinking_tokens", "mean_kept_thinking_tokens", "max_example_tokens")
+    return (name, teacher, number("candidates"), number("kept"), *shares, *map(number, lengths))
 
 
 def _example(one: ExampleFacts | None) -> list[str]:
@@ -196,7 +269,11 @@ def _example(one: ExampleFacts | None) -> list[str]:
 
 def _base(facts: ModelFacts) -> list[str]:
     if facts.base_id:
-        return [f"The base is {plain(facts.base_id)} at revision `{code(facts.base_revision or 'main')}`."]
+        page = f"[its page](https://huggingface.co/{facts.base_id})"
+        return [
+            f"The base is {plain(facts.base_id)} at revision `{code(facts.base_revision or 'main')}`; {page} names its licence."
+        ]
+    terms = f" Its licence is `{code(facts.base_license)}`." if facts.base_license else ""
     embedded = facts.base_key.startswith("embedded:")
     where = (
         "`python -m models.embedded` of factscale prints its folder"
@@ -204,7 +281,9 @@ def _base(facts: ModelFacts) -> list[str]:
         else "take the folder that it came from"
     )
     need = f"The base, {plain(facts.base)}, has no name on the hub (`{code(facts.base_key)}`): {where}."
-    return [need] if facts.method == "lora" else [f"The base, {plain(facts.base)}, is `{code(facts.base_key)}`."]
+    return [
+        (need if facts.method == "lora" else f"The base, {plain(facts.base)}, is `{code(facts.base_key)}`.") + terms
+    ]
 
 
 def _model_code(facts: ModelFacts) -> str:
@@ -231,7 +310,27 @@ def _model_code(facts: ModelFacts) -> str:
     )
 
 
+def _checks(facts: ModelFacts) -> list[str]:
+    if not facts.checks:
+        return []
+    rows = [
+        (
+            one.dataset,
+            f"{one.n:,}",
+            f"{_share(one.accuracy)} ({100 * one.low:.1f}–{100 * one.high:.1f})",
+            _share(one.base_accuracy),
+            _share(one.boxed),
+            _share(one.base_boxed),
+        )
+        for one in facts.checks
+    ]
+    heads = ("dev questions", "n", "accuracy, % (95 % interval)", "of the base", "answers in a box, %", "of the base")
+    return ["## On dev questions", "Asked once each, greedily; it was not trained on them.", table(heads, rows)]
+
+
 def _results(facts: ModelFacts) -> list[str]:
+    if facts.training.files:
+        return []
     if not facts.results:
         return ["## Results", "No study in this store has asked it yet."]
     rows = [
@@ -287,7 +386,17 @@ def _training(facts: ModelFacts) -> list[str]:
 
 def _lineage(facts: ModelFacts) -> list[str]:
     named = f"training set `{code(facts.training.training_set)}` → student `{code(facts.key)}`"
-    told = ["## Lineage", f"Path → trace → {named}. `factscale db query` shows every step in the view `lineage`."]
+    which = facts.training.training_set[:12]
+    again = (
+        f"`factscale train {code(which)} --student {code(facts.base)}` with the hyperparameters above makes it again."
+    )
+    if facts.training.files:
+        again = f"`factscale train FILES --student {code(facts.base)}` with the hyperparameters above makes it again."
+        return ["## Lineage", f"Files → {named}. {again}"]
+    told = [
+        "## Lineage",
+        f"Path → trace → {named}. `factscale db query` shows every step in the view `lineage`. {again}",
+    ]
     if facts.chain is not None:
         one = facts.chain
         text = "\n".join((*one.path, f"-> question {one.dataset} {one.question_id}", f"-> trace {one.trace}"))

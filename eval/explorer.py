@@ -76,7 +76,11 @@ def render_student(frame: Frame, student: Row, filters: Filters) -> str:
         filters=filters,
         student=student,
         title=f"Student {student['name']}",
-        numbers={name: value for name, value in student["statistics"].items() if not isinstance(value, dict | list)},
+        numbers={
+            name: value
+            for name, value in student["statistics"].items()
+            if value is not None and not isinstance(value, dict | list)
+        },
         counts={name: value for name, value in student["statistics"].items() if isinstance(value, dict)},
     )
 

@@ -89,12 +89,13 @@ class Filters(Frozen):
 
 
 class Choice(NamedTuple):
-    """A model in a setting, with the budgets that its runs have (None: unlimited, last)."""
+    """A model in a setting, with the budgets that its runs have (None: unlimited, last); ``base``: of which it is a student."""
 
     model: str
     setting: str
     role: str
     budgets: tuple[int | None, ...]
+    base: str = ""
 
     @property
     def value(self) -> str:

@@ -36,14 +36,16 @@ def verdict(summary: Summary) -> tuple[str, ...]:
 def scope(summary: Summary) -> str:
     """What was asked, in one sentence."""
     cells = summary.largest
-    models = sorted({cell.run.model for cell in cells})
+    models = sorted({cell.run.alias for cell in cells})
+    named = sorted({cell.run.model for cell in cells} - set(models))
+    students = f" (students: {listed(named)})" if named else ""
     settings = list(dict.fromkeys(cell.run.setting for cell in cells))
     budgets = sorted({cell.budget for cell in summary.cells}, key=budget_order)
     per_dataset = {cell.run.dataset: cell.questions for cell in cells}
     asked = listed([f"{count:,} of {name}" for name, count in sorted(per_dataset.items())])
     times = ["once" if count == 1 else f"{count} times" for count in sorted({cell.samples for cell in cells})]
     return (
-        f"{counted(len(models), 'model')} ({listed(models)}) answered questions ({asked}) in "
+        f"{counted(len(models), 'model')} ({listed(models)}){students} answered questions ({asked}) in "
         f"{counted(len(settings), 'setting')} ({listed(settings)}), {listed(times, 'or')} each, with {_budgets_asked(budgets)}."
     )
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO, StringIO
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,12 +27,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from eval.pages import file_slug
-from eval.summary import Cell, RunId, Summary, setting_rank
+from eval.summary import UNTRAINED, Cell, Group, LengthBin, RunId, Summary, setting_rank
+
+Item = TypeVar("Item", Cell, Group, LengthBin)
 
 INK, QUIET, RULE = "#1f2328", "#59636e", "#d8dce1"
-SETTING_COLOURS = {"instruct": "#6a737d", "cot": "#946800", "rt": "#1f5fa8", "fs1": "#c2405f"}
+SETTING_COLOURS = {"instruct": "#6a737d", "cot": "#946800", "rt": "#1f5fa8", "fs1": "#c2405f", "mix": "#0f6b62"}
 OTHER_COLOUR = "#7a4fa3"
-MARKERS = {"instruct": "o", "cot": "^", "rt": "s", "fs1": "D"}
+MARKERS = {"instruct": "o", "cot": "^", "rt": "s", "fs1": "D", "mix": "P"}
 SMALL_N = 30
 
 _VARIABLES = {INK: "ink", QUIET: "quiet", RULE: "rule", OTHER_COLOUR: "other"} | {
@@ -169,12 +171,33 @@ def figure_of(panels: int, height: float | None = None) -> tuple[Figure, list[An
 
 
 def panels_of(cells: Iterable[Cell], dataset: str) -> list[Panel]:
-    """The cells of a dataset, a panel a model, in the order of the cells."""
-    found: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        if cell.run.dataset == dataset:
-            found.setdefault((cell.run.model, cell.run.role), []).append(cell)
-    return [Panel(model, stated_n(mine), tuple(mine)) for (model, _), mine in found.items()]
+    """The cells of a dataset, a panel a model, in the order of the cells; see :func:`panel_names` and :func:`shown_with`."""
+    mine = [cell for cell in cells if cell.run.dataset == dataset]
+    panels = []
+    for role in dict.fromkeys(cell.run.role for cell in mine):
+        of_role = [cell for cell in mine if cell.run.role == role]
+        for model in panel_names(cell.run for cell in of_role):
+            shown = shown_with(model, of_role)
+            panels.append(Panel(model, stated_n(shown), tuple(shown)))
+    return panels
+
+
+def panel_names(runs: Iterable[RunId]) -> list[str]:
+    """The models that get a panel, in the order of the runs. A base that was only asked as it is has none of its own where
+    students of it have one: it stands in theirs."""
+    runs = list(runs)
+    bases = {run.alias for run in runs if run.model != run.alias}
+    untrained = {run.model for run in runs} - {run.model for run in runs if run.setting not in UNTRAINED}
+    return [model for model in dict.fromkeys(run.model for run in runs) if model not in bases & untrained]
+
+
+def shown_with(model: str, items: Iterable[Item]) -> list[Item]:
+    """What the panel of a model shows: its own, and before it what its base did as it is."""
+    items = list(items)
+    base = next((item.run.alias for item in items if item.run.model == model), model)
+    return [
+        item for item in items if item.run.model == model or (item.run.model == base and item.run.setting in UNTRAINED)
+    ]
 
 
 def datasets_of(summary: Summary) -> list[str]:
@@ -184,9 +207,9 @@ def datasets_of(summary: Summary) -> list[str]:
 
 def models_of(runs: Iterable[RunId]) -> list[str]:
     """The models that have a panel where details are shown, from small to large: students, or baselines without any."""
-    known = sorted({(run.parameters or 0, run.model, run.role) for run in runs})
-    students = [model for _, model, role in known if role != "baseline"]
-    return list(dict.fromkeys(students or [model for _, model, _ in known]))
+    ordered = sorted(runs, key=lambda run: (run.parameters or 0, run.model, run.role))
+    students = [run for run in ordered if run.role != "baseline"]
+    return panel_names(students or ordered)
 
 
 def by_setting(cells: Iterable[Cell]) -> dict[str, list[Cell]]:

@@ -24,7 +24,7 @@ from store.types import RunError
 
 __all__ = ["ReportData", "drawn_key", "render_report"]
 
-REPORT_VERSION = "4"
+REPORT_VERSION = "5"
 INDEX, MANIFEST = "index.html", "manifest.json"
 
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from markupsafe import Markup
 
-from eval import analysis_plots, findings, retrieval_plots, scaling_plots
+from eval import analysis_plots, findings, retrieval_plots, scaling_plots, training_plots
 from eval.pages import file_slug, plot, style
 from eval.plots import Plot, datasets_of
-from eval.report_rows import engines_of, packages_of, training_examples, training_set, unit_table
+from eval.report_rows import engines_of, packages_of, taught, training_examples, unit_table
 from eval.retrieval_report import Example, retrieval_section
 from eval.retrieval_summary import RetrievalSummary
 from eval.statistics import Estimate
@@ -33,7 +33,8 @@ class ReportData:
     ``study`` (``study``), ``runs`` (``run_rows``), ``units`` (``units_of_study``), ``training`` (``training_rows``),
     ``graphs`` (``graphs_of``). ``drawings`` holds SVG pictures of the paths by question key, where there are any.
     ``seeds`` are named for people, ``versions`` are those of the program that writes the report. ``retrieval_summary`` is
-    None where no path was searched; ``retrieval_examples`` are shown with it. ``training_quality`` are rows of that view.
+    None where no path was searched; ``retrieval_examples`` are shown with it. ``training_quality`` are rows of that view,
+    ``dev`` those of ``dev_rows``.
     ``questions_page``: pages of test questions are written into ``questions/`` beside the report, which links to them.
     ``key`` tells this report from others that are drawn into the same folder.
     """
@@ -52,6 +53,7 @@ class ReportData:
     retrieval_summary: RetrievalSummary | None = None
     retrieval_examples: Sequence[Example] = ()
     training_quality: Sequence[Row] = ()
+    dev: Sequence[Row] = ()
     questions_page: bool = False
     key: str = ""
 
@@ -89,7 +91,7 @@ def plots_of(data: ReportData) -> dict[str, Plot]:
     found = [
         analysis_plots.accuracy_by_dataset(summary),
         scaling_plots.accuracy_by_model_size(summary),
-        analysis_plots.loss_curves(data.training["students"], data.training["training_logs"]),
+        *training_plots.training_plots(data.training["students"], data.training["training_logs"]),
         analysis_plots.training_quality(data.training_quality),
     ]
     if data.retrieval_summary is not None and data.retrieval_summary.parts:
@@ -337,7 +339,7 @@ def _breakdown(summary: Summary, by: str, dataset: str) -> tuple[tuple[str, ...]
 
 def _training(data: ReportData) -> dict[str, Any]:
     return {
-        "training_sets": [training_set(row) for row in data.training["training_sets"]],
+        "taught": [one for row in data.training["training_sets"] for one in taught(row)],
         "examples": training_examples(data.training_examples, data.graphs, data.drawings),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from eval.pages import image
 from eval.summary import setting_rank
@@ -48,11 +48,32 @@ def engines_of(units: Sequence[Row]) -> list[str]:
     return sorted({" ".join(str(made.get(name, "")) for name in ("engine", "dtype", "device")).strip() for made in ran})
 
 
-def training_set(row: Row) -> dict[str, Any]:
-    """A training set's row with its statistics split: plain numbers, and counts by name (reasons for a drop)."""
-    numbers = {name: value for name, value in row["statistics"].items() if not isinstance(value, dict | list)}
-    counts = {name: value for name, value in row["statistics"].items() if isinstance(value, dict)}
-    return {**row, "numbers": numbers, "counts": counts}
+class Taught(NamedTuple):
+    """What the teachers' traces of a training set were worth: of all (``teacher`` and ``recipe`` are None), or of one recipe
+    and teacher. ``numbers`` are those of ``tasks.training_statistics``; what was not measured is not among them."""
+
+    name: str
+    recipe: str | None
+    teacher: str | None
+    numbers: Mapping[str, Any]
+    dropped: Mapping[str, int]
+
+
+def taught(row: Row) -> list[Taught]:
+    """Of a row of ``training_sets`` the whole set, then each recipe and teacher, where there are several."""
+    statistics = row["statistics"]
+    sources = statistics.get("sources", [])
+    parts = [(None, None, statistics)] + [(one["recipe"], one["teacher"], one) for one in sources if len(sources) > 1]
+    return [
+        Taught(
+            row["name"] or row["recipe"],
+            recipe,
+            teacher,
+            {name: value for name, value in known.items() if isinstance(value, int | float)},
+            known.get("dropped", {}),
+        )
+        for recipe, teacher, known in parts
+    ]
 
 
 def training_examples(

@@ -24,6 +24,7 @@ from eval.plots import (
     models_of,
     panels_of,
     scale_of,
+    shown_with,
     stated_n,
 )
 from eval.statistics import wilson
@@ -126,11 +127,11 @@ def accuracy_by_length(summary: Summary, dataset: str) -> Plot | None:
     models = models_of(one.run for one in bins)
     if not models:
         return None
-    bins = [one for one in bins if one.run.model in models]
+    bins = [one for model in models for one in shown_with(model, bins)]
     figure, axes = figure_of(len(models))
     top, label = scale_of((one.correct / one.traces for one in bins), "share of traces right")
     for axis, model in zip(axes, models, strict=True):
-        mine = [one for one in bins if one.run.model == model]
+        mine = shown_with(model, bins)
         for setting in sorted({one.run.setting for one in mine}, key=setting_rank):
             _length_lines(axis, [one for one in mine if one.run.setting == setting], setting)
         note = (
@@ -151,12 +152,20 @@ def logarithmic(axis: Any, ticks: Mapping[float, str]) -> None:
 
 def _size_lines(axis: Any, cells: Sequence[Cell], baselines: Sequence[str]) -> None:
     students = [cell for cell in cells if cell.run.role != "baseline"]
-    for setting, mine in by_setting(students).items():
+    lines: dict[tuple[str, str], list[Cell]] = {}
+    for setting, members in by_setting(students).items():
+        for cell in members:  # a line a mix and variant: `alias/variant` goes on where the other size has it too
+            lines.setdefault((setting, cell.run.model.removeprefix(cell.run.alias)), []).append(cell)
+    for (setting, student), mine in lines.items():
         points = sorted((cell.run.parameters or 0, cell.accuracy) for cell in mine if cell.accuracy)
         x, y = [size for size, _ in points], [estimate.value for _, estimate in points]
         low, high = [estimate.low for _, estimate in points], [estimate.high for _, estimate in points]
         axis.fill_between(x, low, high, color=colour_of(setting), alpha=0.10, linewidth=0)
         line(axis, x, y, setting)
+        if student:
+            axis.annotate(
+                student[1:], (x[-1], y[-1]), (4, 4), textcoords="offset points", fontsize=7, color=colour_of(setting)
+            )
     for cell in cells:
         if cell.run.role == "baseline" and cell.accuracy:
             axis.plot([cell.run.parameters], [cell.accuracy.value], **baseline_style(baselines.index(cell.run.model)))

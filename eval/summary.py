@@ -33,12 +33,17 @@ Row = Mapping[str, Any]
 Outcome = Literal["gain", "loss", "unclear", "none"]
 
 BASELINE = "instruct"
-SETTING_ORDER = ("instruct", "cot", "rt", "fs1")
+SETTING_ORDER = ("instruct", "cot", "rt", "fs1", "mix")
+UNTRAINED = ("instruct", "cot")
 SIGNIFICANCE = 0.05
 
 
 class RunId(NamedTuple):
-    """Which run: ``role`` is student or baseline; ``model`` the alias of the base model, ``parameters`` their number."""
+    """Which run: ``role`` is student or baseline; ``model`` names it in tables: the alias of the base model, with mix and
+    variant where it has several students in one setting (``alias/variant``); ``parameters`` is their number.
+
+    ``base`` is the alias alone (empty: ``model``), ``variant`` that of a sweep.
+    """
 
     run_key: str
     role: str
@@ -46,6 +51,13 @@ class RunId(NamedTuple):
     setting: str
     dataset: str
     parameters: int | None = None
+    base: str = ""
+    variant: str = ""
+
+    @property
+    def alias(self) -> str:
+        """The alias of the base model."""
+        return self.base or self.model
 
 
 class PassAtK(NamedTuple):
@@ -178,7 +190,10 @@ class LengthBin(NamedTuple):
 
 
 class Baseline(Frozen):
-    """What runs are compared with: a setting of the same model, or, where ``model`` is named, that model's run."""
+    """What runs are compared with: a setting of the same base model, or, where ``model`` is named, that model's run.
+
+    Where several students of the base have that setting, it is that of the same variant, else the first.
+    """
 
     setting: str = BASELINE
     model: str | None = None
@@ -326,7 +341,16 @@ def budget_name(budget: int | None) -> str:
 
 
 def _identity(run: Row) -> RunId:
-    return RunId(run["run_key"], run["role"], run["model"], run["setting"], run["dataset"], run["parameters"])
+    return RunId(
+        run["run_key"],
+        run["role"],
+        run["model"],
+        run["setting"],
+        run["dataset"],
+        run["parameters"],
+        run.get("base") or run["model"],
+        run.get("variant") or "",
+    )
 
 
 def _scores(columns: Mapping[str, Any]) -> Scores:
@@ -441,10 +465,9 @@ def _judgement(scores: Scores) -> Judgement:
 
 
 def _against(baseline: Baseline, runs: Sequence[_Run]) -> list[_Pending]:
-    bases = {(run.id.model, run.id.dataset): run for run in reversed(runs) if run.id.setting == baseline.setting}
     compared = []
     for run in runs:
-        base = bases.get((baseline.model or run.id.model, run.id.dataset))
+        base = _baseline_of(baseline, run, runs)
         if base is None or base is run or (baseline.model is None and run.id.setting == baseline.setting):
             continue
         shared = [budget for budget in run.budgets if budget in base.budgets]
@@ -453,6 +476,17 @@ def _against(baseline: Baseline, runs: Sequence[_Run]) -> list[_Pending]:
             mine, theirs = (shared[-1], shared[-1]) if shared else (run.budgets[-1], base.budgets[-1])
             compared.append(_compare(run, baseline.label, mine, base.scored.get(theirs)))
     return [one for one in compared if one]
+
+
+def _baseline_of(baseline: Baseline, run: _Run, runs: Sequence[_Run]) -> _Run | None:
+    wanted = baseline.model or run.id.alias
+    found = [
+        one
+        for one in runs
+        if (one.id.setting, one.id.dataset) == (baseline.setting, run.id.dataset)
+        and wanted in (one.id.model, one.id.alias)
+    ]
+    return min(found, key=lambda one: (one.id.model != wanted, one.id.variant != run.id.variant), default=None)
 
 
 def _across_budgets(runs: Sequence[_Run]) -> list[_Pending]:

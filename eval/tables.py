@@ -28,13 +28,14 @@ from eval.table_rows import (
 
 TEXTS = frozenset((
     *("dataset", "model", "role", "setting", "versus", "outcome", "hops", "answer_type", "judge", "recipe", "training_set"),
-    *("dropped",),
+    *("dropped", "name"),
 ))  # fmt: skip
 COUNTS = frozenset((
     *("parameters", "budget", "questions", "samples", "n", "n_clean", "flagged", "k", "pass_k", "traces", "cut", "forced"),
     *("unparsed", "refused", "missing", "gained", "lost", "judge_n", "judge_invalid", "correct", "datasets", "exact", "ngram"),
     *("cosine", "question_leaks", "fact_leaks", "kept", "candidates", "students", "verdicts", "calls", "retried", "invalid"),
-    *("not_attempted",),
+    *("not_attempted", "held_out_questions", "median_thinking_tokens", "p95_thinking_tokens", "p95_example_tokens"),
+    *("max_example_tokens",),
 ))  # fmt: skip
 FLAGS = frozenset(("is_cut",))
 
@@ -136,8 +137,10 @@ _SIZE = ("model", "role", "parameters", "setting", "datasets", *_SHARE, *WENT)
 _LENGTH = (*_RUN, "from_tokens", "to_tokens", "is_cut", "mean_tokens", "traces", "correct", "accuracy", "low", "high")
 _OVERLAP = ("dataset", "questions", "exact", "ngram", "cosine", "question_leaks", "fact_leaks", "flagged")
 _QUALITY = (
-    *("recipe", "training_set", "candidates", "accuracy", "low", "high", "kept", "dropped", "mean_thinking_tokens"),
-    *("students", "held_out_before", "held_out_after"),
+    *("name", "recipe", "training_set", "candidates", "accuracy", "low", "high", "semantic_match", "judge_accuracy"),
+    *("judge_agreement", "kept", "dropped", "questions", "held_out_questions", "mean_thinking_tokens"),
+    *("median_thinking_tokens", "p95_thinking_tokens", "mean_kept_thinking_tokens", "mean_example_tokens"),
+    *("p95_example_tokens", "max_example_tokens", "students", "held_out_before", "held_out_after"),
 )
 _JUDGE = (
     *("judge", "verdicts", "calls", "calls_a_trace", "retried", "invalid", "not_attempted", "cost", "n", "agreement", "kappa"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -15,6 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from store.types import InputError, RunError
 
 logger = logging.getLogger(__name__)
+_LARGEST = 900_000  # bytes of pictures in one artifact: the UI is slow beyond a megabyte
 
 
 def threads(count: int) -> Any:
@@ -45,6 +47,21 @@ def table(key: str, rows: Sequence[dict[str, Any]], description: str) -> None:
 def markdown(key: str, text: str, description: str) -> None:
     """A markdown artifact."""
     create_markdown_artifact(markdown=text, key=slug(key), description=description)
+
+
+def pictures(named: Iterable[tuple[str, bytes]], more: str) -> str:
+    """PNG pictures by name as Markdown that holds them, since the UI shows no file of this machine: as many as an artifact
+    holds, then the words ``more`` for the rest."""
+    lines: list[str] = []
+    room = _LARGEST
+    for name, png in named:
+        data = base64.b64encode(png).decode()
+        room -= len(data)
+        if room < 0:
+            lines.append(more)
+            break
+        lines.append(f"### {name}\n\n![{name}](data:image/png;base64,{data})")
+    return "\n\n".join(lines)
 
 
 def slug(text: str) -> str:

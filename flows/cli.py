@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from flows.chat_command import chat
 from flows.data_commands import data_app
 from flows.kg_commands import kg_app
 from flows.kg_paths import kg_paths
@@ -25,6 +26,8 @@ from flows.model_commands import models_app
 from flows.printing import Shape, console, print_rows
 from flows.publish_commands import publish_app
 from flows.server import prepare_environment
+from flows.train_commands import train
+from flows.train_node import train_node
 from store.home import Home
 from store.types import InputError, RunError, Setting
 
@@ -48,7 +51,11 @@ app.add_typer(data_app, name="data")
 app.add_typer(publish_app, name="publish")
 app.add_typer(ui_app, name="ui")
 kg_app.command("paths")(kg_paths)
+app.command("train")(train)
+app.command("train-node")(train_node)
+app.command("chat")(chat)
 errors = Console(stderr=True)
+_INTERRUPTED = 130
 
 StudyFile = Annotated[
     Path, typer.Argument(metavar="STUDY.yaml", help="The study's file, e.g. deployments/studies/demo.yaml")
@@ -213,18 +220,30 @@ def db_query(
 
 def main() -> None:
     """Entry point of the command `factscale`."""
+    _fill_descriptors()
     sys.exit(_run(app))
+
+
+def _fill_descriptors() -> None:
+    """Where standard input was closed (`<&-`), the first file opened would take its number, which children get as theirs."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _run(command: Callable[..., Any]) -> int:
     try:
         code = command(standalone_mode=False)
+        if code == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted; what landed is kept, the same command goes on from it")
-        return 130
+        return _INTERRUPTED
     except InputError as error:
         _say(str(error))
         return 2

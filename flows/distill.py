@@ -6,6 +6,8 @@ Run alone: ``factscale study run deployments/studies/demo.yaml --only distill``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from prefect import flow
 
@@ -16,24 +18,63 @@ from store.home import Home
 from tasks.landing import submit
 from tasks.questions import register_questions
 from tasks.traces import traces
-from tasks.training_sets import training_set
-from tasks.verdicts import predictions
+from tasks.training_folders import folder_of
+from tasks.training_sets import TrainingSetOrder, training_set, training_set_missing
+from tasks.verdicts import predictions, verdicts
+
+_DIGITS = 4
 
 
 @flow(name="distill", task_runner=threads(1))
 def distill(parameters: Distill) -> list[str]:
-    """Traces of every teacher in every recipe, then one training set a recipe. Returns the training sets' keys."""
-    orders = Orders(parameters, Home.current())
+    """Traces of every teacher in every recipe, a judge's verdicts on them if one is named, then one training set a recipe
+    and one a mix. Returns the training sets' keys, which name their folders."""
+    home = Home.current()
+    orders = Orders(parameters, home)
     register_questions(orders.store, orders.train_questions)
     pairs = [orders.teacher(alias, r) for r in parameters.distill.recipes for alias in parameters.distill.teachers]
     gather([submit(traces, made, orders.store) for made, _ in pairs])
     gather([submit(predictions, reading, orders.store) for _, reading in pairs])
-    sets = [orders.training_set(recipe) for recipe in parameters.distill.recipes]
-    keys = gather([submit(training_set, order, orders.store) for order in sets])
-    rows = orders.store.query_for(keys, "SELECT * FROM training_sets SEMI JOIN wanted_ids ON wanted = training_set")
+    if (judge := orders.teachers_judge()) is not None:
+        gather([submit(verdicts, judge, orders.store)])
+    sets = [orders.training_set(name) for name in parameters.distill.training_sets]
+    made = [submit(training_set, one, orders.store, missing=training_set_missing(one, home)) for one in sets]
+    keys = [str(key) for key in gather(made)]
     table(
         f"training-sets-{parameters.name}",
-        [{"recipe": r["recipe"], "traces": r["row_count"], **json.loads(r["statistics"])} for r in rows],
-        "Traces that entered each training set, and why others did not",
+        training_set_rows(home, sets),
+        "Traces that entered each training set, why others did not, and where the set lies as Parquet with its card",
     )
-    return [str(key) for key in keys]
+    return keys
+
+
+def training_set_rows(home: Home, sets: Sequence[TrainingSetOrder]) -> list[dict[str, Any]]:
+    """A row a training set, and one for each recipe and teacher in it, as people read them."""
+    found = home.store.query_for(
+        [order.key for order in sets], "SELECT * FROM training_set_units SEMI JOIN wanted_ids ON wanted = unit_key"
+    )
+    made = {row["unit_key"]: row for row in found}
+    rows = []
+    for order in sets:
+        row = made[order.key]
+        statistics = json.loads(row["statistics"])
+        sources = statistics.pop("sources")
+        rows.append(
+            {"set": order.set_name, "recipe": "all", "teacher": "all"}
+            | _readable(statistics)
+            | {"training_set": row["training_set"], "folder": str(folder_of(home, row["training_set"]))}
+        )
+        if len(sources) > 1:
+            rows += [{"set": order.set_name, **_readable(one)} for one in sources]
+    return rows
+
+
+def _readable(statistics: dict[str, Any]) -> dict[str, Any]:
+    """Shares with four digits, means with one; the reasons in words."""
+    dropped = statistics.get("dropped", {})
+    shown = {
+        name: round(value, 1 if name.startswith("mean_") else _DIGITS) if isinstance(value, float) else value
+        for name, value in statistics.items()
+        if name != "dropped"
+    }
+    return shown | {"dropped": ", ".join(f"{reason} {count}" for reason, count in dropped.items()) or "none"}

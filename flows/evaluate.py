@@ -6,11 +6,12 @@ Run alone: ``factscale study run deployments/studies/demo.yaml --only evaluate``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from prefect import flow
 
 from flows.artifacts import gather, threads
-from flows.orders import Orders, RunOrder
+from flows.orders import Orders, RunOrder, Waiting
 from flows.parameters import Evaluate
 from store.home import Home
 from store.scores import score_study
@@ -46,7 +47,8 @@ def study_key(
 ) -> str:
     """Key of a study: all that it asks for (how its models are run and its report looks is no part of it), and the units
     that it came to, which change with their students and judges."""
-    asked = parameters.model_dump(mode="json", exclude={"generation", "report"})
+    # How students are trained, beside what they become, is left out as well.
+    asked = parameters.model_dump(mode="json", exclude={"generation": True, "report": True, "finetune": {"run"}})
     readings = sorted(run.predictions.key for run in runs)
     return digest([asked, readings, [judge.spec.judge for judge in judges], [order.key for order in overlaps]])
 
@@ -66,7 +68,10 @@ def _register(
             "run_key": run.key,
             "unit_key": run.traces.key,
             "role": run.role,
-            "model": run.traces.model.name,
+            "model": run.model,
+            "base": run.base,
+            "trained_on": run.training_set,
+            "variant": run.variant,
             "setting": run.setting.value,
             "dataset": run.dataset,
             "prompt_set": run.traces.spec.prompt_set,
@@ -99,6 +104,60 @@ def _register(
         {"study_key": key, "dataset": chosen.dataset, "overlap_key": order.key}
         for chosen, order in zip(datasets, overlaps, strict=False)  # none where no student is trained
     ]
-    study = {"study_key": key, "name": parameters.name, "spec": parameters.model_dump_json()}
-    orders.store.land({"study_runs": rows, "study_judges": named, "study_overlaps": near, "studies": [study]})
+    tables = {
+        "study_runs": rows,
+        "study_judges": named,
+        "study_overlaps": near,
+        "study_students": _student_rows(orders, parameters, key, {run.student for run in runs}),
+        "study_training_sets": _training_set_rows(orders, parameters, key),
+        "studies": [{"study_key": key, "name": parameters.name, "spec": parameters.model_dump_json()}],
+    }
+    orders.store.land(tables)
     return key
+
+
+def _student_rows(
+    orders: Orders, parameters: Evaluate, key: str, evaluated: set[str | None]
+) -> list[dict[str, str | bool | None]]:
+    """The students that were trained on the way to this study, where it evaluates any."""
+    dev = parameters.finetune.dev
+    if not any(setting.trained for setting in parameters.evaluate.settings):
+        return []
+    rows: list[dict[str, str | bool | None]] = []
+    for name in orders.student_names():
+        student = orders.student(*name).key
+        own = orders.check(*name).predictions.key if dev else None
+        base = orders.check(name.base, name.training_set, None).predictions.key if dev and dev.base else None
+        rows.append(
+            {
+                "study_key": key,
+                "student_key": student,
+                "base": name.base,
+                "trained_on": name.training_set,
+                "variant": name.variant,
+                "check_key": own,
+                "base_check_key": base,
+                "chosen": student in evaluated,
+            }
+        )
+    return rows
+
+
+def _training_set_rows(orders: Orders, parameters: Evaluate, key: str) -> list[dict[str, str]]:
+    """The training sets that were made on the way to this study, where it evaluates any student."""
+    if not any(setting.trained for setting in parameters.evaluate.settings):
+        return []
+    units: dict[str, str] = {}
+    for name in parameters.distill.training_sets:
+        with suppress(Waiting):  # one that no student is trained on need not be there
+            units[name] = orders.training_set(name).key
+    rows = orders.store.query_for(
+        list(units.values()),
+        "SELECT unit_key, training_set FROM training_set_units SEMI JOIN wanted_ids ON wanted = unit_key",
+    )
+    made = {row["unit_key"]: row["training_set"] for row in rows}
+    return [
+        {"study_key": key, "name": name, "training_set": made[unit], "unit_key": unit}
+        for name, unit in units.items()
+        if unit in made
+    ]

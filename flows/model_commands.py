@@ -45,7 +45,7 @@ class Finding(NamedTuple):
 def models_ls(registry: RegistryOption = None, shape: ShapeOption = Shape.TABLE) -> None:
     """List the models, what they cost (US dollars a million tokens), and whether they can be used here and now."""
     prepare_environment(Home.current())
-    known = _registry(registry)
+    known = registry_at(registry)
     rows = [_row(entry) for entry in known.models]
     if shape is not Shape.TABLE:
         print_rows(rows, shape)
@@ -91,8 +91,8 @@ def models_check(
 
     home = Home.current()
     prepare_environment(home)
-    choice = _choice(_registry(registry).entry(alias), server, served_as)
-    secrets = _secrets(choice, home)
+    choice = _choice(registry_at(registry).entry(alias), server, served_as)
+    secrets = secrets_of(choice, home)
     reference = choice.reference(home)
     started = time.monotonic()
     with ModelSession(reference, EngineOptions(engine=engine, dtype=dtype), secrets=secrets) as session:
@@ -103,7 +103,8 @@ def models_check(
         raise typer.Exit(1)
 
 
-def _registry(path: Path | None) -> Registry:
+def registry_at(path: Path | None) -> Registry:
+    """The registry in a file, or the shipped one."""
     from flows.parameters import DEFAULT_REGISTRY
     from models.registry import load_registry
 
@@ -188,7 +189,8 @@ def _choice(entry: ModelEntry, url: str | None, served_as: str | None) -> ModelC
     return ModelChoice(entry=entry, format=entry.format, server=server)
 
 
-def _secrets(choice: ModelChoice, home: Home) -> dict[str, str]:
+def secrets_of(choice: ModelChoice, home: Home) -> dict[str, str]:
+    """What the model's process needs in its environment, also where a key is a block of the home's Prefect API."""
     variable = choice.asked_at.key_variable if choice.asked_at else None
     if variable is None or os.environ.get(variable):
         return choice.secrets()

@@ -19,6 +19,8 @@ from flows.parameters import (
     Evaluation,
     Finetune,
     Judge,
+    Mix,
+    MixPart,
     QuestionSet,
     Retrieve,
     Serving,
@@ -27,12 +29,15 @@ from kg.linking import LINKER_VERSION
 from kg.similarity import best_similarity
 from models.embedded import default_cache
 from models.engines.base import Server
+from models.example_lengths import reader_key
+from models.finetune import ProcessOptions
 from models.formats import format_named
 from models.prompts import question_prompt, teacher_prompt
 from models.registry import EMBEDDED, HOSTED, ModelEntry, load_registry, model_key, tokenizer_key
 from store.home import Home
 from store.types import InputError, Question, Recipe, Sampling, Setting, digest
 from tasks.controls import DRAW_VERSION, ControlOrder
+from tasks.examples import wording
 from tasks.graphs import Source, snapshot_named
 from tasks.keys import (
     AnswerSpec,
@@ -44,6 +49,7 @@ from tasks.keys import (
     StudentSpec,
     ThoughtSpec,
     TracesSpec,
+    TrainingPart,
     TrainingSetSpec,
     set_key,
 )
@@ -51,9 +57,12 @@ from tasks.links import LinksOrder, mapping_hash, unlinked_questions
 from tasks.overlaps import OverlapOrder, overlap_order
 from tasks.paths import NeighbourhoodsOrder, PathsOrder, missing_questions, search_versions
 from tasks.questions import Asked, prompt_set_key, question_key
+from tasks.selection import SELECTION_VERSION
+from tasks.student_checks import best_of, checked, held_out_keys
 from tasks.students import StudentOrder
 from tasks.traces import Run, TracesOrder
-from tasks.training_sets import TrainingSetOrder, wording
+from tasks.training_sets import TrainingSetOrder
+from tasks.training_statistics import semantic_encoder
 from tasks.verdicts import MATCHER, PARSER, JudgeOrder, PredictionsOrder, judge_name
 from tasks.weights import ModelChoice
 
@@ -70,10 +79,44 @@ class Waiting(InputError):
     """A unit's input has not landed yet: the flow named in the message lands it."""
 
 
-class RunOrder(NamedTuple):
-    """One run of the study: its traces, the reading of them, and what the report needs to know."""
+class StudentName(NamedTuple):
+    """A student as its study calls it: the base's alias, the training set, the variant of the sweep ("": there is none)."""
+
+    base: str
+    training_set: str
+    variant: str
+
+
+class CheckOrder(NamedTuple):
+    """A student (None: the base as it is, in setting instruct) on the dev questions of ``dataset``, or on held-out ones."""
+
+    base: str
+    student: str | None
+    dataset: str
+    traces: TracesOrder
+    predictions: PredictionsOrder
+
+
+class RunName(NamedTuple):
+    """One run of the matrix, as :meth:`Orders.run` takes it. ``training_set`` None: the model as it is; ``variant`` None:
+    the one with the best dev accuracy."""
 
     role: str
+    base: str
+    setting: Setting
+    questions: QuestionSet
+    training_set: str | None = None
+    variant: str | None = ""
+
+
+class RunOrder(NamedTuple):
+    """One run of the study: its traces, the reading of them, and what the report needs to know. ``model`` is its label."""
+
+    role: str
+    model: str
+    base: str
+    training_set: str | None
+    variant: str
     setting: Setting
     dataset: str
     traces: TracesOrder
@@ -83,7 +126,7 @@ class RunOrder(NamedTuple):
     @property
     def key(self) -> str:
         """Key of the run inside its study."""
-        return digest([self.role, self.traces.model.name, self.setting.value, self.dataset])
+        return digest([self.role, self.model, self.setting.value, self.dataset])
 
 
 class Orders:
@@ -257,48 +300,227 @@ class Orders:
         name = f"traces {alias} {recipe} {self.parameters.train.dataset}-{self.parameters.train.split}"
         return self._with_predictions(name, spec, model, asked)
 
-    def training_set(self, recipe: Recipe) -> TrainingSetOrder:
-        """The training set of one recipe, from all teachers."""
-        chosen = _as(self.parameters, Distill)
-        pairs = [self.teacher(alias, recipe) for alias in chosen.distill.teachers]
-        for _, reading in pairs:
-            self._need(reading.key, "distill")
+    def readings(self) -> tuple[PredictionsOrder, ...]:
+        """The predictions of every teacher in every recipe."""
+        chosen = _as(self.parameters, Distill).distill
+        return tuple(self.teacher(alias, recipe)[1] for recipe in chosen.recipes for alias in chosen.teachers)
+
+    def teachers_judge(self) -> JudgeOrder | None:
+        """The order for the judge's verdicts on all teachers' answers; None where the study names none."""
+        judge = _as(self.parameters, Distill).distill.judge
+        if judge is None:
+            return None
+        order = self._judge(judge, self.readings())
+        return order.model_copy(update={"name": f"{order.name} on teachers"})
+
+    def recipes_of(self, name: str) -> tuple[Recipe, ...]:
+        """The recipes whose traces a training set holds."""
+        return tuple(dict.fromkeys(part.recipe for part in self._mix(name).parts))
+
+    def training_set(self, name: str) -> TrainingSetOrder:
+        """The training set of a recipe (from all teachers), or of a mix.
+
+        Raises Waiting where its teachers' predictions, or the judge's verdicts on them, have not landed.
+        """
+        return self._once(("training set", name), lambda: self._training_set(name))
+
+    def _training_set(self, name: str) -> TrainingSetOrder:
+        parameters = _as(self.parameters, Distill)
+        chosen, mix, judge = parameters.distill, self._mix(name), self.teachers_judge()
+        parts = tuple(
+            tuple(self.teacher(alias, part.recipe)[1] for alias in part.teachers or chosen.teachers)
+            for part in mix.parts
+        )
+        for key in (*(reading.key for part in parts for reading in part), *([judge.key] if judge else [])):
+            self._need(key, "distill")
+        recipes, over_all = self.recipes_of(name), mix.max_traces_per_question
+        tokenizer = self.registry.entry(chosen.tokenizer)
+        questions = tuple(question_key(question) for question in self.train_questions)
         spec = TrainingSetSpec(
-            recipe=recipe,
-            traces=tuple(reading.key for _, reading in pairs),
+            parts=tuple(
+                TrainingPart(recipe=part.recipe, predictions=tuple(r.key for r in readings), traces=part.traces)
+                for part, readings in zip(mix.parts, parts, strict=True)
+            ),
             parser=PARSER,
             matcher=MATCHER,
             wording=wording(),
-            max_per_question=chosen.distill.max_traces_per_question,
-            held_out=chosen.distill.held_out,
-            seed=chosen.seed,
+            selection=SELECTION_VERSION,
+            accept=chosen.accept,
+            judge=judge.spec.judge if judge else None,
+            reader=reader_key(tokenizer, STUDENT_FORMAT),
+            max_tokens=chosen.max_tokens,
+            max_per_question=None if over_all else chosen.max_traces_per_question,
+            max_per_question_over_all=over_all,
+            held_out=chosen.held_out,
+            questions=set_key(list(questions)),
+            encoder=semantic_encoder() if chosen.semantic == "auto" else None,
+            seed=parameters.seed,
         )
-        return TrainingSetOrder(name=f"training set {recipe}", spec=spec, predictions=tuple(r for _, r in pairs))
+        return TrainingSetOrder(
+            name=f"training set {name}",
+            set_name=name,
+            recipe=recipes[0] if len(recipes) == 1 else None,
+            spec=spec,
+            parts=parts,
+            tokenizer=tokenizer,
+            format=STUDENT_FORMAT,
+            questions=questions,
+            study=parameters.name,
+            retrieval=self.retrieval.key if Recipe.FS1 in recipes else None,
+        )
 
-    def student(self, alias: str, recipe: Recipe) -> StudentOrder:
-        """One base trained on one recipe's training set."""
-        return self._once(("student", alias, recipe), lambda: self._student(alias, recipe))
+    def _mix(self, name: str) -> Mix:
+        """What a training set is put together of: a recipe's own has one part. Raises InputError for an unknown name."""
+        chosen = _as(self.parameters, Distill).distill
+        if name in tuple(chosen.recipes):
+            # No mix may be called so, and this one is not checked for it.
+            return Mix.model_construct(name=name, parts=(MixPart(recipe=Recipe(name)),), max_traces_per_question=None)
+        for mix in chosen.mixes:
+            if mix.name == name:
+                return mix
+        raise InputError(
+            f"training set {name!r}: the study makes {', '.join(chosen.training_sets)} (recipes and mixes)"
+        )
 
-    def _student(self, alias: str, recipe: Recipe) -> StudentOrder:
+    def student_names(self) -> list[StudentName]:
+        """Every base on every training set in every variant of the sweep."""
         chosen = _as(self.parameters, Finetune)
-        order = self.training_set(recipe)
+        return [
+            StudentName(alias, name, variant)
+            for alias in chosen.finetune.students
+            for name in chosen.trained_on
+            for variant in chosen.finetune.variants
+        ]
+
+    def student(self, alias: str, training_set: str, variant: str) -> StudentOrder:
+        """One base trained on one training set in one variant of the sweep."""
+        key = ("student", alias, training_set, variant)
+        return self._once(key, lambda: self._student(alias, training_set, variant))
+
+    def _student(self, alias: str, training_set: str, variant: str) -> StudentOrder:
+        chosen = _as(self.parameters, Finetune)
+        order = self.training_set(training_set)
         self._need(order.key, "distill")
         made = self.store.query("SELECT versions ->> 'training_set' AS hash FROM units WHERE unit_key = ?", [order.key])
         entry = self.registry.entry(alias)
         spec = StudentSpec(
             base_key=model_key(entry, default_cache()),
             training_set=made[0]["hash"],
-            hyperparameters=chosen.finetune.hyperparameters,
+            hyperparameters=chosen.finetune.variants[variant],
             format=STUDENT_FORMAT,
         )
-        return StudentOrder(name=f"student {alias} {recipe}", spec=spec, recipe=recipe, entry=entry)
+        return StudentOrder(
+            name=student_name(alias, training_set, variant),
+            spec=spec,
+            trained_on=training_set,
+            variant=variant,
+            entry=entry,
+            options=ProcessOptions(**chosen.finetune.run.model_dump()),
+        )
 
-    def run(self, role: str, alias: str, setting: Setting, questions: QuestionSet) -> RunOrder:
-        """One model, setting and dataset at every budget."""
+    def check(self, alias: str, training_set: str, variant: str | None) -> CheckOrder:
+        """One student on its dev questions, or (``variant`` None) its base as it is on the same.
+
+        Raises InputError where they are the held-out questions and the training set has none.
+        """
+        key = ("check", alias, training_set, variant or "", str(variant is None))
+        return self._once(key, lambda: self._check(alias, training_set, variant))
+
+    def _check(self, alias: str, training_set: str, variant: str | None) -> CheckOrder:
+        dev = _as(self.parameters, Finetune).finetune.dev
+        if dev is None:
+            raise InputError("finetune.dev: the study names no dev questions")
+        student = None if variant is None else self.student(alias, training_set, variant).key
+        questions = self._held_out(training_set) if dev.questions is None else _questions(dev.questions)
+        model = self.model(alias, student)
+        asked = [Asked(q, question_prompt(q, Setting.INSTRUCT)) for q in questions]
+        spec = TracesSpec(
+            thought=self._thought_spec(model, Sampling(), dev.max_thinking_tokens),
+            answer=AnswerSpec(
+                forced_answer=format_named(model.format).forced_answer, max_answer_tokens=dev.max_answer_tokens
+            ),
+            prompt_set=prompt_set_key(asked),
+            samples=1,
+            budgets=(dev.max_thinking_tokens,),
+        )
+        who = f"{alias} instruct" if variant is None else student_name(alias, training_set, variant)
+        where = (
+            f"{training_set} held out" if dev.questions is None else f"{dev.questions.dataset}-{dev.questions.split}"
+        )
+        traces, reading = self._with_predictions(f"dev answers of {who} on {where}", spec, model, asked)
+        return CheckOrder(
+            alias, student, "held out" if dev.questions is None else dev.questions.dataset, traces, reading
+        )
+
+    def _held_out(self, training_set: str) -> tuple[Question, ...]:
+        order = self.training_set(training_set)
+        self._need(order.key, "distill")
+        made = self.store.query("SELECT versions ->> 'training_set' AS hash FROM units WHERE unit_key = ?", [order.key])
+        keys = held_out_keys(self.store, made[0]["hash"])
+        if not keys:
+            raise InputError(
+                f"finetune.dev: training set {training_set} has no held-out questions (it needs 4 or more): raise "
+                "distill.held_out or train.limit, or name dev.questions"
+            )
+        return tuple(question for question in self.train_questions if question_key(question) in keys)
+
+    def checks(self) -> list[CheckOrder]:
+        """All checks on dev questions, each once; the bases as they are come first. Empty where none are asked for."""
+        dev = _as(self.parameters, Finetune).finetune.dev
+        if dev is None:
+            return []
+        names = self.student_names()
+        bases = [self.check(name.base, name.training_set, None) for name in names if dev.base]
+        found: dict[str, CheckOrder] = {}
+        for check in [*bases, *(self.check(*name) for name in names)]:
+            found.setdefault(check.predictions.key, check)  # training sets of a study can hold out the same questions
+        return list(found.values())
+
+    def best(self, alias: str, training_set: str) -> str:
+        """The variant with the highest dev accuracy (then the lowest held-out loss, then the first). Raises Waiting if a
+        student has not been asked its dev questions."""
+        return self._once(("best", alias, training_set), lambda: self._best(alias, training_set))
+
+    def _best(self, alias: str, training_set: str) -> str:
+        variants = list(_as(self.parameters, Finetune).finetune.variants)
+        keys = [self.check(alias, training_set, variant).predictions.key for variant in variants]
+        for key in keys:
+            self._need(key, "finetune")
+        rows = checked(self.store, keys)
+        if len(rows) < len(keys):
+            raise Waiting(f"dev results of {alias} on {training_set} have not landed: run `finetune` first")
+        return variants[best_of([rows[key] for key in keys])]
+
+    def label(self, name: RunName) -> str:
+        """What tables call a run's model: the alias, with the mix and the variant where it has several students."""
+        chosen = _as(self.parameters, Evaluate).finetune
+        parts = [name.base]
+        if name.setting is Setting.MIX:
+            parts.append(str(name.training_set))
+        if name.variant and len(chosen.variants) > 1:
+            parts.append(name.variant)
+        return "/".join(parts)
+
+    def run_title(self, name: RunName) -> str:
+        """The name of a run's unit of traces."""
+        return f"answers {self.label(name)} {name.setting} {name.questions.dataset}-{name.questions.split}"
+
+    def run(
+        self,
+        role: str,
+        alias: str,
+        setting: Setting,
+        questions: QuestionSet,
+        training_set: str | None = None,
+        variant: str | None = "",
+    ) -> RunOrder:
+        """One model, setting and dataset at every budget; see :class:`RunName`."""
         chosen = _as(self.parameters, Evaluate)
+        title = RunName(role, alias, setting, questions, training_set, variant)
         student = None
-        if setting in (Setting.RT, Setting.FS1):
-            made = self.student(alias, Recipe(setting.value))
+        if training_set is not None:
+            variant = self.best(alias, training_set) if variant is None else variant
+            made = self.student(alias, training_set, variant)
             self._need(made.key, "finetune")
             student = made.key
         model = self.model(alias, student)
@@ -313,16 +535,47 @@ class Orders:
                 model, wanted.sampling, wanted.longest, extension=wanted.extension, extended_to=wanted.extended_to
             )
         spec = _traces_spec(thought, model, asked, budgets, wanted)
-        name = f"answers {alias} {setting} {questions.dataset}-{questions.split}"
-        traces, reading = self._with_predictions(name, spec, model, asked)
-        return RunOrder(role, setting, questions.dataset, traces, reading, student)
+        traces, reading = self._with_predictions(self.run_title(title), spec, model, asked)
+        return RunOrder(
+            role=role,
+            model=self.label(title),
+            base=alias,
+            training_set=training_set,
+            variant=variant or "",
+            setting=setting,
+            dataset=questions.dataset,
+            traces=traces,
+            predictions=reading,
+            student=student,
+        )
 
-    def run_names(self) -> list[tuple[str, str, Setting, QuestionSet]]:
-        """The matrix: every student in every setting, and every baseline as it is, on every dataset."""
+    def run_names(self) -> list[RunName]:
+        """The matrix: every base in every setting, that is, untrained or each of its students; every baseline as it is; on
+        every dataset."""
         chosen = _as(self.parameters, Evaluate)
-        students = [("student", alias, s) for alias in chosen.finetune.students for s in chosen.evaluate.settings]
-        baselines = [("baseline", alias, Setting.INSTRUCT) for alias in chosen.evaluate.baselines]
-        return [(*model, dataset) for model in (*students, *baselines) for dataset in chosen.evaluate.datasets]
+        asked: list[tuple[str, str, Setting, str | None, str | None]] = []
+        for alias in chosen.finetune.students:
+            for setting in chosen.evaluate.settings:
+                if not setting.trained:
+                    asked.append(("student", alias, setting, None, ""))
+                for name in self.sets_of(setting):
+                    asked += [("student", alias, setting, name, variant) for variant in self._evaluated()]
+        asked += [("baseline", alias, Setting.INSTRUCT, None, "") for alias in chosen.evaluate.baselines]
+        return [
+            RunName(role, alias, setting, questions, name, variant)
+            for role, alias, setting, name, variant in asked
+            for questions in chosen.evaluate.datasets
+        ]
+
+    def sets_of(self, setting: Setting) -> tuple[str, ...]:
+        """The training sets whose students are asked in a setting: a recipe's own, or every mix; none for untrained models."""
+        if setting is not Setting.MIX:
+            return (setting.value,) if setting.trained else ()
+        return tuple(name for name in _as(self.parameters, Finetune).trained_on if name not in tuple(Recipe))
+
+    def _evaluated(self) -> tuple[str | None, ...]:
+        tuning = _as(self.parameters, Finetune).finetune
+        return (None,) if tuning.select == "best" else tuple(tuning.variants)
 
     def judges(self, runs: Sequence[RunOrder]) -> tuple[JudgeOrder, ...]:
         """One order for each model judge over all runs, so that a large judge is loaded once."""
@@ -349,7 +602,9 @@ class Orders:
         None where the study trains no student. Raises Waiting if the teachers' prompts are not known yet.
         """
         chosen = _as(self.parameters, Evaluate)
-        recipes = [recipe for recipe in chosen.distill.recipes if Setting(recipe.value) in chosen.evaluate.settings]
+        names = [name for setting in chosen.evaluate.settings for name in self.sets_of(setting)]
+        taught = {recipe for name in names for recipe in self.recipes_of(name)}
+        recipes = [recipe for recipe in chosen.distill.recipes if recipe in taught]
         teachers = [self.teacher(alias, recipe)[0] for recipe in recipes for alias in chosen.distill.teachers]
         if not teachers:
             return ()
@@ -419,6 +674,11 @@ class Orders:
     def _need(self, unit_key: str, flow: str) -> None:
         if not self.store.has_unit(unit_key):
             raise Waiting(f"a unit of `{flow}` with these parameters has not landed: run `{flow}` first")
+
+
+def student_name(alias: str, training_set: str, variant: str) -> str:
+    """What people call a student."""
+    return " ".join(["student", alias, training_set, *([variant] if variant else [])])
 
 
 def _questions(chosen: QuestionSet) -> tuple[Question, ...]:

@@ -18,12 +18,14 @@ from eval.benchmarks.registry import HUB_ID, check_pinned
 from eval.overlap import OverlapOptions
 from models.budgets import Extension
 from models.engines.base import KEY_VARIABLE, plain_url
-from models.finetune import Hyperparameters
-from store.types import Frozen, InputError, JudgeQuestion, Question, Recipe, Sampling, Setting, Split
+from models.finetune import ADAPTER_FIELDS, Hyperparameters, Precision, Tracker
+from store.types import STUDY_SETTINGS, Frozen, InputError, JudgeQuestion, Question, Recipe, Sampling, Setting, Split
 from tasks.questions import load_questions
 from tasks.traces import Run
 
 STARTER = "starter"
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+"""What people call a mix or a variant: it stands in names of runs, files and artifacts."""
 _GRAPH_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 REPOSITORY = Path(__file__).resolve().parent.parent
 STUDIES = REPOSITORY / "deployments" / "studies"
@@ -225,35 +227,6 @@ class Generation(Run):
         return self
 
 
-class Distillation(Frozen):
-    """Teachers' traces, and what of them students are trained on."""
-
-    teachers: Annotated[tuple[Alias, ...], Field(min_length=1), AfterValidator(_unique)] = ("smollm2-135m",)
-    recipes: Annotated[tuple[Recipe, ...], Field(min_length=1), AfterValidator(_unique)] = (Recipe.RT, Recipe.FS1)
-    examples: bool = Field(
-        default=False,
-        description="Show teachers two made-up examples: small ones use the box only so; reasoning models need none",
-    )
-    samples: int = Field(default=1, ge=1)
-    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95)
-    max_thinking_tokens: int = Field(default=1024, ge=1)
-    max_answer_tokens: int = Field(default=256, ge=1)
-    max_traces_per_question: int = Field(default=1, ge=1, description="Correct traces of a question used in training")
-    held_out: float = Field(default=0.1, ge=0.0, lt=1.0, description="Share of the questions kept for held-out loss")
-
-    @model_validator(mode="after")
-    def _greedy_is_sampled_once(self) -> Distillation:
-        _check_greedy(self.sampling, self.samples)
-        return self
-
-
-class Tuning(Frozen):
-    """Students: which bases are trained, and how."""
-
-    students: Annotated[tuple[Alias, ...], Field(min_length=1), AfterValidator(_unique)] = ("smollm2-135m",)
-    hyperparameters: Hyperparameters = Hyperparameters()
-
-
 class Judge(Frozen):
     """A model that judges predictions. In YAML its alias alone will do."""
 
@@ -277,10 +250,212 @@ class Judge(Frozen):
         return {"model": value} if isinstance(value, str) else value
 
 
+class MixPart(Frozen):
+    """Traces of one recipe that enter a mix."""
+
+    recipe: Recipe
+    teachers: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
+        default=(), description="Of these teachers alone; empty: of all that the study asks"
+    )
+    traces: int | None = Field(
+        default=None, ge=1, description="At most so many of its correct traces, drawn by question; empty: all"
+    )
+
+
+class Mix(Frozen):
+    """A training set put together of several recipes or teachers, beside the one that each recipe gets."""
+
+    name: Annotated[str, Field(pattern=NAME, description="How runs and tables call it")]
+    parts: tuple[MixPart, ...] = Field(min_length=1)
+    max_traces_per_question: int | None = Field(
+        default=None, ge=1, description="Over all parts; empty: as in distill, for each part"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_recipe(cls, name: str) -> str:
+        if name in tuple(Recipe):
+            raise ValueError(f"{name!r} is the name of a recipe's own training set; choose another")
+        return name
+
+
+class Distillation(Frozen):
+    """Teachers' traces, and what of them students are trained on."""
+
+    teachers: Annotated[tuple[Alias, ...], Field(min_length=1), AfterValidator(_unique)] = ("smollm2-135m",)
+    recipes: Annotated[tuple[Recipe, ...], Field(min_length=1), AfterValidator(_unique)] = (Recipe.RT, Recipe.FS1)
+    examples: bool = Field(
+        default=False,
+        description="Show teachers two made-up examples: small ones use the box only so; reasoning models need none",
+    )
+    samples: int = Field(default=1, ge=1)
+    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95)
+    max_thinking_tokens: int = Field(default=1024, ge=1)
+    max_answer_tokens: int = Field(default=256, ge=1)
+    accept: Literal["exact", "judge", "both"] = Field(
+        default="exact", description="Whose word makes a trace correct: the matcher's, the judge's, or that of both"
+    )
+    judge: Judge | None = Field(
+        default=None, description="A model that judges the teachers' answers; named, its verdicts are in the statistics too"
+    )
+    max_tokens: int | None = Field(
+        default=8192,
+        ge=8,
+        description="Tokens of a whole training example (prompt, thought, answer) at most (fs1: 8192); empty: no limit here",
+    )
+    tokenizer: Alias = Field(default="smollm2-135m", description="The model whose tokenizer counts, usually a student")
+    max_traces_per_question: int = Field(default=1, ge=1, description="Correct traces of a question used in training")
+    held_out: float = Field(default=0.1, ge=0.0, lt=1.0, description="Share of the questions kept for held-out loss")
+    semantic: Literal["auto", "off"] = Field(
+        default="auto", description="Count answers that are near a gold one in meaning: auto does where the encoder is installed"
+    )
+    mixes: tuple[Mix, ...] = Field(
+        default=(), description="More training sets, beside the one of each recipe with the traces of all teachers"
+    )
+
+    @model_validator(mode="after")
+    def _greedy_is_sampled_once(self) -> Distillation:
+        _check_greedy(self.sampling, self.samples)
+        return self
+
+    @model_validator(mode="after")
+    def _a_judge_is_named(self) -> Distillation:
+        if self.accept != "exact" and self.judge is None:
+            raise ValueError(f"accept {self.accept!r} needs a judge: name a model in distill.judge")
+        return self
+
+    @model_validator(mode="after")
+    def _mixes_are_of_what_is_asked(self) -> Distillation:
+        _unique(tuple(mix.name for mix in self.mixes))
+        for mix in self.mixes:
+            _unique(tuple((part.recipe.value, part.teachers) for part in mix.parts))
+            for part in mix.parts:
+                if part.recipe not in self.recipes:
+                    raise ValueError(f"mix {mix.name!r} takes recipe {part.recipe}, but distill.recipes has none: add it")
+                if unasked := sorted(set(part.teachers) - set(self.teachers)):
+                    raise ValueError(
+                        f"mix {mix.name!r} takes traces of {', '.join(unasked)}, which distill.teachers does not name: add it"
+                    )
+        return self
+
+    @property
+    def training_sets(self) -> tuple[str, ...]:
+        """The names of all training sets: the recipes, then the mixes."""
+        return (*(recipe.value for recipe in self.recipes), *(mix.name for mix in self.mixes))
+
+
+class Variant(Frozen):
+    """One way to train in a sweep: hyperparameters that differ from the study's; what is left out is as there."""
+
+    name: Annotated[str, Field(pattern=NAME, description="How runs and tables call it")]
+    method: Literal["lora", "qlora", "full"] | None = None
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    epochs: float | None = Field(default=None, gt=0, le=1000)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    gradient_accumulation: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=8)
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
+    weight_decay: float | None = Field(default=None, ge=0, le=1)
+    scheduler: Literal["cosine", "linear", "constant_with_warmup"] | None = None
+    lora_r: int | None = Field(default=None, ge=1, le=1024)
+    lora_alpha: int | None = Field(default=None, ge=1)
+    lora_dropout: float | None = Field(default=None, ge=0, lt=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+    precision: Precision | None = None
+
+    def applied(self, base: Hyperparameters) -> Hyperparameters:
+        """``base`` with what this variant says. Another method takes its own defaults where neither says more."""
+        changed = self.model_dump(exclude={"name"}, exclude_none=True)
+        known = base.model_dump(include=base.model_fields_set)
+        if changed.get("method", base.method) != base.method:
+            # The study's rate and adapter are those of its own method.
+            for name in ("learning_rate", *ADAPTER_FIELDS):
+                known.pop(name, None)
+        return Hyperparameters.model_validate(known | changed)
+
+
+class DevCheck(Frozen):
+    """How students are compared on questions that none was trained on: each is asked once, greedily."""
+
+    questions: QuestionSet | None = Field(
+        default=None, description="Empty: the questions held out of the student's own training set (distill.held_out)"
+    )
+    max_thinking_tokens: int = Field(default=1024, ge=1)
+    max_answer_tokens: int = Field(default=256, ge=1)
+    base: bool = Field(default=True, description="Ask the untrained model (setting `instruct`) as well, to compare with")
+
+
+class TrainingRun(Frozen):
+    """How students are trained, beside what they become; nothing here enters a key."""
+
+    gpus: int = Field(
+        default=1, ge=1, le=64, description="GPUs a node (FSDP2 beyond 1); gradient_accumulation is divided among all"
+    )
+    nodes: int = Field(default=1, ge=1, le=64, description="Machines; see docs/training.md for the other ones' command")
+    main_address: str | None = Field(
+        default=None, description="host:port of the first machine, where there are several; empty: one machine"
+    )
+    packing: bool = Field(
+        default=False, description="Join a batch's examples in one row without padding; the loss is the same"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="Compute activations again to save memory; slower")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; empty: torch's choice")
+    checkpoint_steps: int = Field(default=50, ge=1, description="Steps between checkpoints; a kill loses at most these")
+    report_to: Annotated[tuple[Tracker, ...], AfterValidator(_unique)] = Field(
+        default=(), description="Trackers that are told of losses as well, where their packages are installed"
+    )
+
+    @model_validator(mode="after")
+    def _several_nodes_have_an_address(self) -> TrainingRun:
+        if (self.nodes > 1) != (self.main_address is not None):
+            raise ValueError("nodes and main_address go together: several machines meet at host:port of the first one")
+        return self
+
+
+class Tuning(Frozen):
+    """Students: which bases are trained on which training sets, and how."""
+
+    students: Annotated[tuple[Alias, ...], Field(min_length=1), AfterValidator(_unique)] = ("smollm2-135m",)
+    training_sets: Annotated[tuple[str, ...], AfterValidator(_unique)] = Field(
+        default=(), description="Recipes and mixes to train on; empty: all of distill"
+    )
+    hyperparameters: Hyperparameters = Hyperparameters()
+    sweep: tuple[Variant, ...] = Field(
+        default=(), description="Several ways to train, each a student of its own; empty: one, with hyperparameters as they are"
+    )
+    select: Literal["all", "best"] = Field(
+        default="all",
+        description="all: every variant is evaluated; best: of each base and training set the one with the highest dev accuracy",
+    )
+    dev: DevCheck | None = Field(
+        default=None, description="Ask students dev questions after training; needed to select the best"
+    )
+    run: TrainingRun = TrainingRun()
+
+    @model_validator(mode="after")
+    def _variants_differ(self) -> Tuning:
+        _unique(tuple(variant.name for variant in self.sweep))
+        seen: dict[Hyperparameters, str] = {}
+        for variant in self.sweep:
+            made = variant.applied(self.hyperparameters)
+            if made in seen:
+                raise ValueError(f"sweep: {variant.name!r} is the same student as {seen[made]!r}; leave one out")
+            seen[made] = variant.name
+        if self.select == "best" and self.dev is None:
+            raise ValueError("select 'best' compares students on dev questions: say in finetune.dev which and how")
+        return self
+
+    @property
+    def variants(self) -> dict[str, Hyperparameters]:
+        """Hyperparameters by the variant's name; one without a name where there is no sweep."""
+        return {v.name: v.applied(self.hyperparameters) for v in self.sweep} or {"": self.hyperparameters}
+
+
 class Evaluation(Frozen):
     """The matrix of runs: models x settings x datasets, each at every budget, ``samples`` times."""
 
-    settings: Annotated[tuple[Setting, ...], Field(min_length=1), AfterValidator(_unique)] = tuple(Setting)
+    settings: Annotated[tuple[Setting, ...], Field(min_length=1), AfterValidator(_unique)] = STUDY_SETTINGS
     baselines: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
         default=(), description="Models asked as they are, beside the students (setting `instruct`)"
     )
@@ -362,6 +537,23 @@ class Finetune(Distill):
 
     finetune: Tuning = Tuning()
 
+    @model_validator(mode="after")
+    def _training_sets_are_made(self) -> Finetune:
+        made = self.distill.training_sets
+        if unmade := [name for name in self.finetune.training_sets if name not in made]:
+            raise ValueError(
+                f"finetune.training_sets names {', '.join(unmade)}; distill makes {', '.join(made)} (recipes and mixes)"
+            )
+        dev = self.finetune.dev
+        if dev is not None and dev.questions is None and self.distill.held_out == 0:
+            raise ValueError("finetune.dev: distill.held_out is 0, so there are no dev questions; name some in dev.questions")
+        return self
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The names of the training sets that students are trained on."""
+        return self.finetune.training_sets or self.distill.training_sets
+
 
 class Evaluate(Finetune):
     """Parameters of `evaluate`: the matrix of runs, their answers and verdicts."""
@@ -371,8 +563,13 @@ class Evaluate(Finetune):
     @model_validator(mode="after")
     def _students_need_their_recipe(self) -> Evaluate:
         for setting in self.evaluate.settings:
-            if setting in (Setting.RT, Setting.FS1) and Recipe(setting.value) not in self.distill.recipes:
+            if setting is Setting.MIX:
+                if not any(mix.name in self.trained_on for mix in self.distill.mixes):
+                    raise ValueError("evaluate.settings names mix, but no student is trained on one: add it to distill.mixes")
+            elif setting.trained and Recipe(setting.value) not in self.distill.recipes:
                 raise ValueError(f"evaluate.settings names {setting}, but distill.recipes has no {setting}: add it")
+            elif setting.trained and setting.value not in self.trained_on:
+                raise ValueError(f"evaluate.settings names {setting}, but finetune.training_sets does not: add it")
         return self
 
 

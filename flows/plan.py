@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flows.orders import Orders, RunOrder, Waiting
-from flows.parameters import Study
+from flows.orders import STUDENT_FORMAT, CheckOrder, Orders, RunOrder, Waiting, student_name
+from flows.parameters import Judge, Study
 from models.embedded import default_cache
+from models.example_lengths import reader_key
 from models.registry import model_key
 from store.connection import Store
 from store.home import Home
-from store.types import InputError, Setting
+from store.types import InputError
 from tasks.overlaps import encoder_name
 from tasks.traces import TracesOrder, missing_rows
 from tasks.weights import ModelChoice
@@ -45,12 +46,22 @@ def check(study: Study, home: Home) -> None:
             )
     _check_servers(study)
     _ = orders.retrieval
-    if {Setting.RT, Setting.FS1} & set(study.evaluate.settings):
+    if any(setting.trained for setting in study.evaluate.settings):
+        _check_tokenizer(study, orders)
         encoder_name(study.evaluate.overlap)
     if orders.source.url is not None:
         orders.source.remote()
-    for questions in (study.train, *study.retrieve.datasets, *study.evaluate.datasets):
+    dev = study.finetune.dev
+    named = (dev.questions,) if dev is not None and dev.questions is not None else ()
+    for questions in (study.train, *study.retrieve.datasets, *named, *study.evaluate.datasets):
         questions.load()
+
+
+def _check_tokenizer(study: Study, orders: Orders) -> None:
+    try:
+        reader_key(orders.registry.entry(study.distill.tokenizer), STUDENT_FORMAT)
+    except InputError as error:
+        raise InputError(f"distill.tokenizer: {error}") from None
 
 
 def _check_servers(study: Study) -> None:
@@ -71,9 +82,10 @@ def check_keys(study: Study, home: Home, only: str | None = None) -> None:
     orders = Orders(study, home)
     aliases: list[str] = []
     if only in (None, "study", "distill"):
-        aliases += study.distill.teachers
+        aliases += (*study.distill.teachers, *(judge.model for judge in _teachers_judge(study)))
     if only in (None, "study", "evaluate"):
-        aliases += (*study.finetune.students, *study.evaluate.baselines, *_judges(study))
+        judges = (judge.model for judge in study.evaluate.judges)
+        aliases += (*study.finetune.students, *study.evaluate.baselines, *judges)
     for alias in aliases:
         orders.model(alias).secrets()
 
@@ -115,7 +127,7 @@ def status_rows(store: Store) -> tuple[list[Row], list[Row]]:
 
 
 def _rows(study: Study, orders: Orders) -> Iterator[Row]:
-    trains = {Setting.RT, Setting.FS1} & set(study.evaluate.settings)
+    trains = any(setting.trained for setting in study.evaluate.settings)
     if trains:
         missing = len(orders.missing_retrievals())
         total = len(orders.searched_questions)
@@ -123,17 +135,15 @@ def _rows(study: Study, orders: Orders) -> Iterator[Row]:
         yield _row(f"paths of {total} questions", state, missing, 0)
         yield from _training_rows(study, orders)
     runs: list[RunOrder] = []
-    for role, alias, setting, questions in orders.run_names():
-        name = f"answers {alias} {setting} {questions.dataset}-{questions.split}"
-        run = _ready(lambda: orders.run(role, alias, setting, questions))  # noqa: B023 - called at once
+    for asked in orders.run_names():
+        run = _ready(lambda: orders.run(*asked))  # noqa: B023 - called at once
         if run is None:
-            count = len(questions.load())
+            count = len(asked.questions.load())
             samples = count * study.evaluate.samples
             each = study.evaluate.longest + len(study.evaluate.budgets) * study.evaluate.max_answer_tokens
             tokens = samples * each
-            student = setting in (Setting.RT, Setting.FS1)
-            cost = None if student else _cost(orders.model(alias), tokens)
-            yield _row(name, "waits", samples * len(study.evaluate.budgets), tokens, cost)
+            cost = None if asked.setting.trained else _cost(orders.model(asked.base), tokens)
+            yield _row(orders.run_title(asked), "waits", samples * len(study.evaluate.budgets), tokens, cost)
             continue
         runs.append(run)
         yield _traces_row(orders, run.traces)
@@ -158,13 +168,36 @@ def _training_rows(study: Study, orders: Orders) -> Iterator[Row]:
                 yield _row(f"traces {alias} {recipe}", "waits", rows, tokens, _cost(orders.model(alias), tokens))
             else:
                 yield _traces_row(orders, made[0])
-    for recipe in study.distill.recipes:
-        order = _ready(lambda: orders.training_set(recipe))  # noqa: B023 - called at once
-        yield _simple_row(orders, f"training set {recipe}", order.key if order else None)
-    for alias in study.finetune.students:
-        for recipe in study.distill.recipes:
-            student = _ready(lambda: orders.student(alias, recipe))  # noqa: B023 - called at once
-            yield _simple_row(orders, f"student {alias} {recipe}", student.key if student else None)
+    if study.distill.judge is not None:
+        judge = _ready(orders.teachers_judge)
+        named = study.distill.judge
+        title = judge.name if judge else f"verdicts {named.model} {named.question} on teachers"
+        waits = judge is None or not all(orders.store.has_unit(one.key) for one in judge.predictions)
+        state = "waits" if waits else "done" if orders.store.has_unit(judge.key) else "missing"
+        yield _row(title, state, None, None)
+    for set_name in study.distill.training_sets:
+        order = _ready(lambda: orders.training_set(set_name))  # noqa: B023 - called at once
+        yield _simple_row(orders, f"training set {set_name}", order.key if order else None)
+    for name in orders.student_names():
+        student = _ready(lambda: orders.student(*name))  # noqa: B023 - called at once
+        yield _simple_row(orders, student_name(*name), student.key if student else None)
+    yield from _dev_rows(study, orders)
+
+
+def _dev_rows(study: Study, orders: Orders) -> Iterator[Row]:
+    dev = study.finetune.dev
+    if dev is None:
+        return
+    checks: list[CheckOrder] | None = _ready(orders.checks)
+    if checks is not None:
+        yield from (_traces_row(orders, check.traces) for check in checks)
+        return
+    names = orders.student_names()
+    bases = {name[: 1 if dev.questions else 2] for name in names if dev.base}
+    count = len(dev.questions.load()) if dev.questions else round(study.distill.held_out * len(orders.train_questions))
+    rows = (len(names) + len(bases)) * count
+    tokens = rows * (dev.max_thinking_tokens + dev.max_answer_tokens)
+    yield _row(f"dev answers of {len(names)} students", "waits", rows, tokens)
 
 
 def _traces_row(orders: Orders, order: TracesOrder) -> Row:
@@ -192,7 +225,12 @@ def _cost(model: ModelChoice, tokens: int) -> float | None:
 
 
 def _judges(study: Study) -> tuple[str, ...]:
-    return tuple(judge.model for judge in study.evaluate.judges)
+    """The judges of answers, and the one of teachers."""
+    return tuple(dict.fromkeys(judge.model for judge in (*study.evaluate.judges, *_teachers_judge(study))))
+
+
+def _teachers_judge(study: Study) -> tuple[Judge, ...]:
+    return () if study.distill.judge is None else (study.distill.judge,)
 
 
 def _ready(make: Callable[[], Any]) -> Any:

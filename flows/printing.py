@@ -47,6 +47,16 @@ def print_rows(rows: list[dict[str, Any]], shape: Shape, title: str | None = Non
     console.print(table)
 
 
+def size_of(count: int) -> str:
+    """So many bytes as people say it."""
+    size = float(count)
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"

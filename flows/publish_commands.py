@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.printing import Shape, console, print_rows
+from flows.printing import Shape, console, print_rows, size_of
 from flows.server import prepare_environment
 from store.home import Home
 from store.types import InputError
@@ -52,14 +52,6 @@ class Kind(StrEnum):
     RESULTS = "results"
 
 
-class RecipeChoice(StrEnum):
-    """Which training sets."""
-
-    RT = "rt"
-    FS1 = "fs1"
-    ALL = "all"
-
-
 @publish_app.command("dataset")
 def publish_dataset(
     study: Annotated[
@@ -69,15 +61,20 @@ def publish_dataset(
     kind: Annotated[
         Kind, typer.Option(help="Training sets, every evaluated trace, or leaderboard and scores.")
     ] = Kind.TRAINING,
-    recipe: Annotated[RecipeChoice, typer.Option(help="Which training sets.")] = RecipeChoice.ALL,
+    training_set: Annotated[
+        str | None,
+        typer.Option(
+            "--training-set", "--recipe", metavar="NAME", help="One training set: rt, fs1, or a mix by its name; else all."
+        ),
+    ] = None,
     execute: ExecuteOption = False,
     license_: LicenseOption = None,
     public: PublicOption = False,
 ) -> None:
     """Publish a study's data as Parquet that `datasets.load_dataset` loads, with its card."""
     home = Home.current().existing()
-    if recipe is not RecipeChoice.ALL and kind is not Kind.TRAINING:
-        raise InputError(f"--recipe {recipe} is for --kind training: leave it out for {kind}")
+    if training_set is not None and kind is not Kind.TRAINING:
+        raise InputError(f"--training-set {training_set} is for --kind training: leave it out for {kind}")
     _check_license(license_)
     prepare_environment(home)
     from tasks.exports import dataset_facts, write_dataset
@@ -85,8 +82,7 @@ def publish_dataset(
 
     target = target_named(to, "dataset", public=public)
     found = _study(study, home)
-    chosen = None if recipe is RecipeChoice.ALL else recipe.value
-    facts = dataset_facts(home.store, found, kind.value, chosen, license_)
+    facts = dataset_facts(home.store, found, kind.value, training_set, license_)
     if not execute:
         from eval.cards import dataset_card
 
@@ -122,7 +118,7 @@ def publish_model(
     if not execute:
         files = model_files(home, facts)
         rows = [
-            {"file": name, "size": _size(len(what) if isinstance(what, bytes) else what.stat().st_size)}
+            {"file": name, "size": size_of(len(what) if isinstance(what, bytes) else what.stat().st_size)}
             for name, what in files.items()
         ]
         card = files["README.md"]
@@ -163,7 +159,7 @@ def _dataset_rows(facts: DatasetFacts) -> list[dict[str, Any]]:
             "files": f"data/{config.name}/{split.name}-*.parquet",
             "rows": split.rows,
             "questions": split.questions,
-            "text, uncompressed": f"about {_size(split.tokens * _BYTES_A_TOKEN)}" if split.tokens else None,
+            "text, uncompressed": f"about {size_of(split.tokens * _BYTES_A_TOKEN)}" if split.tokens else None,
         }
         for config in facts.configs
         for split in config.splits
@@ -181,13 +177,3 @@ def _show(target: Target, rows: list[dict[str, Any]], card: str) -> None:
     if isinstance(target, HubTarget) and token() is None:
         console.print(f"{TOKEN_VARIABLE} is not set: --execute will need it.")
     console.print("Dry run: nothing was written. Add --execute to do it.")
-
-
-def _size(count: int) -> str:
-    """So many bytes as people say it."""
-    size = float(count)
-    for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

@@ -5,7 +5,6 @@ Run alone: ``factscale report deployments/studies/demo.yaml``.
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
 from prefect import flow
@@ -13,7 +12,7 @@ from prefect import flow
 from eval.findings import markdown_summary
 from eval.summary import Baseline
 from eval.tables import judge_table, leaderboard_rows, table_rows
-from flows.artifacts import gather, markdown, table
+from flows.artifacts import gather, markdown, pictures, table
 from flows.evaluate import study_key
 from flows.orders import Orders, Waiting
 from flows.parameters import Study
@@ -23,7 +22,6 @@ from tasks.landing import submit
 from tasks.reports import ReportOrder, draw, draw_page, is_drawn, report_page, report_spec, summary_of
 
 _FIRST_PLOTS = ("budgets", "parallel")
-_LARGEST_ARTIFACT = 900_000  # bytes of pictures in one artifact: the UI is slow beyond a megabyte
 
 
 @flow(name="report")
@@ -38,8 +36,8 @@ def report(parameters: Study) -> str:
     if summary.judges:
         table(f"judges-{parameters.name}", judge_table(summary), f"Judges of {parameters.name}")
     markdown(f"summary-{parameters.name}", markdown_summary(summary, str(page)), "Summary of the study")
-    if pictures := _pictures(page.parent / "plots"):
-        markdown(f"plots-{parameters.name}", pictures, "Plots of the report")
+    if shown := _pictures(page.parent / "plots"):
+        markdown(f"plots-{parameters.name}", shown, "Plots of the report")
     return str(page)
 
 
@@ -111,17 +109,9 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
 
 
 def _pictures(folder: Path) -> str:
-    """The plots as Markdown with the pictures in it, as many as an artifact holds; the UI shows no file of this machine."""
-    lines: list[str] = []
-    room = _LARGEST_ARTIFACT
-    for file in sorted(folder.glob("*.png"), key=lambda file: (not file.stem.startswith(_FIRST_PLOTS), file.name)):
-        data = base64.b64encode(file.read_bytes()).decode()
-        room -= len(data)
-        if room < 0:
-            lines.append(f"More plots are in `{folder}`.")
-            break
-        lines.append(f"### {file.stem}\n\n![{file.stem}](data:image/png;base64,{data})")
-    return "\n\n".join(lines)
+    """The plots as Markdown, the most telling ones first."""
+    files = sorted(folder.glob("*.png"), key=lambda file: (not file.stem.startswith(_FIRST_PLOTS), file.name))
+    return pictures(((file.stem, file.read_bytes()) for file in files), f"More plots are in `{folder}`.")
 
 
 def _percent(value: float | None) -> str:

@@ -13,14 +13,12 @@ from flows.finetune import finetune
 from flows.parameters import Study
 from flows.report import report
 from flows.retrieve import retrieve
-from store.types import Setting
 
 
 @flow(name="study")
 def study(parameters: Study) -> str:
     """The whole study. Returns the path of its report."""
-    trains = {Setting.RT, Setting.FS1} & set(parameters.evaluate.settings)
-    if trains:
+    if any(setting.trained for setting in parameters.evaluate.settings):
         retrieve(parameters)
         distill(parameters)
         finetune(parameters)

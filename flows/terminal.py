@@ -42,7 +42,7 @@ def run_in_terminal(study: Study, home: Home, only: str | None, console: Console
     check(study, home)
     signal.signal(signal.SIGINT, _interrupted)
     console.print(f"Study [bold]{study.name}[/bold] in {home.folder}", soft_wrap=True)
-    with prefect_api(home) as url, _showing(console) as listener, listening(listener):
+    with prefect_api(home) as url, showing(console) as listener, listening(listener):
         check_keys(study, home, only)
         result = _stages()[only or "study"](study)
         console.print(f"Prefect API: {url}", style="dim", soft_wrap=True)
@@ -92,7 +92,8 @@ def _print_results(study: Study, home: Home, console: Console) -> None:
 
 
 @contextmanager
-def _showing(console: Console) -> Iterator[Any]:
+def showing(console: Console) -> Iterator[Any]:
+    """A listener to progress that shows it: as bars, or line by line where the output is no terminal."""
     if not console.is_terminal:
         yield _Lines(console)
         return

@@ -1,6 +1,7 @@
 """Where a study keeps its things: one folder, ``.factscale`` by default, or what FACTSCALE_HOME says.
 
 factscale.duckdb   the results      students/   weights and their manifests
+training_sets/     Parquet and cards
 kg/                loaded graphs    reports/    one folder a study
 prefect/           Prefect's own    logs/       what the children print, and the generation log
 """
@@ -44,6 +45,11 @@ class Home(NamedTuple):
     def students(self) -> Path:
         """One folder a student key."""
         return self.folder / "students"
+
+    @property
+    def training_sets(self) -> Path:
+        """One folder a training set key."""
+        return self.folder / "training_sets"
 
     @property
     def kg(self) -> Path:

@@ -155,40 +155,76 @@ def units_of_study(store: Store, study_key: str) -> Rows:
 
 
 def training_rows(store: Store, study_key: str) -> dict[str, Rows]:
-    """What the study's students were made of: rows of ``students``, ``training_sets`` and ``training_logs`` by name."""
-    mine = (
-        "SELECT student_key, training_set FROM students "
-        "WHERE student_key IN (SELECT student_key FROM study_runs WHERE study_key = ?)"
+    """What the study's students were made of: rows of ``students``, ``training_sets`` and ``training_logs`` by name.
+
+    Training sets have the name and the statistics that they have in this study.
+    """
+    named = store.query(
+        "SELECT student_key, trained_on, variant FROM study_students WHERE study_key = $study UNION "
+        "SELECT student_key, trained_on, variant FROM study_runs WHERE study_key = $study AND student_key IS NOT NULL "
+        "ORDER BY ALL",
+        {"study": study_key},
     )
-    students = store.query(
-        f"WITH mine AS ({mine}) SELECT s.* FROM students s SEMI JOIN mine USING (student_key) "  # noqa: S608
-        "ORDER BY name, student_key",
-        [study_key],
-    )
+    found = student_rows(store, sorted({row["student_key"] for row in named}))
+    # A study that found a student trained has names of its own for it.
+    found["students"] = [
+        student | {name: row[name] for name in ("trained_on", "variant") if row[name] is not None}
+        for student in found["students"]
+        for row in named
+        if row["student_key"] == student["student_key"]
+    ]
     sets = store.query(
-        f"WITH mine AS ({mine}) SELECT t.* FROM training_sets t SEMI JOIN mine USING (training_set) "  # noqa: S608
-        "ORDER BY recipe, training_set",
+        "SELECT t.* REPLACE (n.name AS name, coalesce(u.statistics, t.statistics) AS statistics) FROM study_training_sets n "
+        "JOIN training_sets t USING (training_set) LEFT JOIN training_set_units u USING (unit_key) WHERE n.study_key = ? "
+        "ORDER BY t.recipe = 'mix', t.recipe DESC, n.name",
         [study_key],
     )
-    logs = store.query(
-        f"WITH mine AS ({mine}) SELECT l.* FROM training_logs l SEMI JOIN mine USING (student_key) "  # noqa: S608
-        "ORDER BY student_key, step",
-        [study_key],
+    return {**found, "training_sets": _decoded(sets, "statistics")}
+
+
+def student_rows(store: Store, student_keys: Sequence[str]) -> dict[str, Rows]:
+    """Rows of ``students`` and ``training_logs`` of these students, by the table's name."""
+    students = store.query_for(
+        student_keys,
+        "SELECT * REPLACE (coalesce(trained_on, recipe) AS trained_on, coalesce(variant, '') AS variant) FROM students "
+        "SEMI JOIN wanted_ids ON wanted = student_key ORDER BY name, student_key",
     )
-    return {
-        "students": _decoded(students, "hyperparameters", "manifest"),
-        "training_sets": _decoded(sets, "statistics"),
-        "training_logs": logs,
-    }
+    logs = store.query_for(
+        student_keys,
+        "SELECT * FROM training_logs SEMI JOIN wanted_ids ON wanted = student_key ORDER BY student_key, step",
+    )
+    return {"students": _decoded(students, "hyperparameters", "manifest"), "training_logs": logs}
+
+
+def dev_rows(store: Store, study_key: str) -> Rows:
+    """The study's students on dev questions, and their bases as they are on the same: rows of the view ``student_quality``.
+
+    ``chosen``: the student was evaluated (None for a base, whose ``student_key`` is None and which stands under each
+    training set of its students). Names of sets and variants are the study's.
+    """
+    return store.query(
+        """
+        WITH asked AS (
+            SELECT v.* REPLACE (s.trained_on AS trained_on, s.variant AS variant), s.chosen FROM study_students s
+            JOIN student_quality v ON v.check_key = s.check_key WHERE s.study_key = $study
+            UNION
+            SELECT v.* REPLACE (s.trained_on AS trained_on), NULL FROM study_students s
+            JOIN student_quality v ON v.check_key = s.base_check_key WHERE s.study_key = $study
+        )
+        FROM asked ORDER BY base, trained_on, student_key IS NOT NULL, accuracy DESC, variant
+        """,
+        {"study": study_key},
+    )
 
 
 def training_quality_rows(store: Store, study_key: str) -> Rows:
     """What the teachers' traces were worth, a row a training set of the study (the view ``training_quality``)."""
     rows = store.query(
-        "SELECT * EXCLUDE (study_key) FROM training_quality WHERE study_key = ? ORDER BY recipe DESC, training_set",
+        "SELECT * EXCLUDE (study_key) FROM training_quality WHERE study_key = ? "
+        "ORDER BY recipe = 'mix', recipe DESC, name, training_set",
         [study_key],
     )
-    return _decoded(rows, "dropped")
+    return _decoded(rows, "dropped", "sources")
 
 
 def graphs_of(store: Store, retrieval_key: str, question_keys: Sequence[str]) -> dict[str, str]:
@@ -216,8 +252,7 @@ def training_examples(store: Store, study_key: str, questions: int = 4) -> Rows:
     rows = store.query(
         """
         WITH mine AS (
-            SELECT ts.recipe, tr.question_key, tr.trace_id, tr.position
-            FROM training_rows tr JOIN training_sets ts USING (training_set)
+            SELECT tr.recipe, tr.question_key, tr.trace_id, tr.position FROM training_rows tr
             WHERE training_set IN (SELECT s.training_set FROM students s JOIN study_runs r USING (student_key)
                                    WHERE r.study_key = $study)
         ), first AS (SELECT * FROM mine QUALIFY
@@ -255,15 +290,24 @@ def _roots(store: Store, which: str, study_key: str) -> _Roots:
     )
     judges = store.query(f"SELECT judge FROM study_judges WHERE {which}", [study_key])  # noqa: S608 - our own
     near = store.query(f"SELECT overlap_key FROM study_overlaps WHERE {which}", [study_key])  # noqa: S608 - our own
+    asked = ("student_key", "training_set", "check_key", "base_check_key")
+    trained = store.query(
+        f"SELECT {', '.join(asked)} FROM study_students LEFT JOIN students USING (student_key) WHERE {which}",  # noqa: S608
+        [study_key],
+    )
+    drawn = store.query(f"SELECT unit_key FROM study_training_sets WHERE {which}", [study_key])  # noqa: S608 - our own
     keys, scorers = ("unit_key", "student_key", "training_set"), ("parser", "matcher")
     return _Roots(
-        {row[name] for row in rows for name in keys if row[name]} | {row["overlap_key"] for row in near},
+        {row[name] for row in rows for name in keys if row[name]}
+        | {row[name] for row in trained for name in asked if row[name]}
+        | {row["unit_key"] for row in drawn if row["unit_key"]}
+        | {row["overlap_key"] for row in near},
         {row[name] for row in rows for name in scorers if row[name]} | {row["judge"] for row in judges},
     )
 
 
 def _units_below(units: Rows, roots: _Roots) -> set[str]:
-    wanted, size = set(roots.keys), -1
+    wanted, size, scorers = set(roots.keys), -1, set(roots.scorers)
     while size != len(wanted):
         size = len(wanted)
         for unit in units:
@@ -271,9 +315,11 @@ def _units_below(units: Rows, roots: _Roots) -> set[str]:
             # A training set is known by its content, which only the finished unit can tell.
             if {unit["unit_key"], unit["versions"].get("training_set")} & wanted:
                 wanted |= below | {unit["unit_key"]}
+                if unit["kind"] == "training_set" and spec.get("judge"):
+                    scorers.add(spec["judge"])  # the one who judged the teachers
             elif unit["kind"] in ("predictions", "verdicts") and below & wanted:
                 scored_by = {spec[name] for name in ("parser", "matcher", "judge") if name in spec}
-                wanted |= {unit["unit_key"]} if scored_by <= roots.scorers else set()
+                wanted |= {unit["unit_key"]} if scored_by <= scorers else set()
     return wanted
 
 
@@ -285,6 +331,8 @@ def _named_keys(spec: dict[str, Any]) -> set[str]:
             named.add(value)
         elif isinstance(value, list):
             named.update(str(key) for key in value)
+    for part in spec.get("parts", ()):  # of a training set
+        named.update(part["predictions"])
     return named
 
 

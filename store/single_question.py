@@ -176,12 +176,12 @@ def training_traces(store: Store, study_key: str, question_key: str) -> Rows:
     """Teachers' traces of the question that the study's students were trained on, without text, one row a training set."""
     return store.query(
         """
-        SELECT ts.training_set, ts.recipe, tr.position, tr.held_out, tr.prediction, tr.trace_id, t.thought_id, t.model,
+        SELECT ts.training_set, tr.recipe, tr.position, tr.held_out, tr.prediction, tr.trace_id, t.thought_id, t.model,
                t.prompt_key, t.sample, t.thinking_tokens, t.thinking_chars, t.answer_tokens, t.cut, t.forced, t.self_contained
         FROM training_rows tr JOIN training_sets ts USING (training_set) JOIN traces t USING (trace_id)
         WHERE tr.question_key = $question AND tr.training_set IN (
             SELECT training_set FROM students JOIN study_runs USING (student_key) WHERE study_key = $study)
-        ORDER BY ts.recipe DESC, ts.training_set, tr.position
+        ORDER BY tr.recipe DESC, ts.training_set, tr.position
         """,
         {"question": question_key, "study": study_key},
     )
@@ -204,7 +204,10 @@ def student(store: Store, study_key: str, student_key: str) -> dict[str, Any] | 
     """
     rows = store.query(
         """
-        SELECT s.*, t.recipe AS made_by, t.row_count, t.statistics FROM students s JOIN training_sets t USING (training_set)
+        SELECT s.*, t.recipe AS made_by, t.row_count, coalesce(u.statistics, t.statistics) AS statistics
+        FROM students s JOIN training_sets t USING (training_set)
+        LEFT JOIN study_training_sets n ON n.study_key = $study AND n.training_set = s.training_set
+        LEFT JOIN training_set_units u ON u.unit_key = n.unit_key
         WHERE s.student_key = $student
         AND s.student_key IN (SELECT student_key FROM study_runs WHERE study_key = $study AND student_key = $student)
         """,

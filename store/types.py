@@ -29,12 +29,22 @@ def budget_order(budget: int | None) -> tuple[bool, int]:
 
 
 class Setting(StrEnum):
-    """How a model is asked or was trained; the four settings of the fs1 study."""
+    """How a model is asked or was trained: the four settings of the fs1 study, and students of a mix of recipes (``mix``)."""
 
     INSTRUCT = "instruct"
     COT = "cot"
     RT = "rt"
     FS1 = "fs1"
+    MIX = "mix"
+
+    @property
+    def trained(self) -> bool:
+        """Whether a student is asked, and not the model as it is."""
+        return self not in (Setting.INSTRUCT, Setting.COT)
+
+
+STUDY_SETTINGS = (Setting.INSTRUCT, Setting.COT, Setting.RT, Setting.FS1)
+"""The settings of the fs1 study."""
 
 
 class Recipe(StrEnum):

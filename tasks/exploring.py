@@ -209,9 +209,16 @@ def _choices(runs: Sequence[Record]) -> tuple[Choice, ...]:
     for run in runs:
         found.setdefault((run["role"], run["model"], run["setting"]), set()).update(run["budgets"])
     models = list(dict.fromkeys((role, model) for role, model, _ in found))
+    bases = {run["model"]: run.get("base") or run["model"] for run in runs}
     order = sorted(found, key=lambda one: (models.index(one[:2]), setting_rank(one[2]), one[2]))
     return tuple(
-        Choice(model, setting, role, tuple(sorted(found[role, model, setting], key=lambda b: (b is None, b or 0))))
+        Choice(
+            model,
+            setting,
+            role,
+            tuple(sorted(found[role, model, setting], key=lambda b: (b is None, b or 0))),
+            bases[model],
+        )
         for role, model, setting in order
     )
 
@@ -226,7 +233,7 @@ def _chosen(filters: Filters, choices: Sequence[Choice]) -> tuple[Choice | None,
             raise InputError(f"{side}={value}: the study has no such model and setting")
         if budget not in ("", "none") and not any(int(budget) in choice.budgets for choice in choices):
             raise InputError(f"{side}_budget={budget}: no run of the study has this budget")
-    first = [choice for choice in choices if choice.model == choices[0].model]
+    first = [choice for choice in choices if choice.base == choices[0].base]
     versus = next((choice for choice in first if choice.setting == BASELINE), choices[0])
     if first[-1] == versus and len(choices) > 1:
         versus = choices[1] if choices[0] == versus else choices[0]

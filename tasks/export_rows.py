@@ -6,15 +6,15 @@ is landing rows meanwhile waits for seconds at most.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from eval.card_columns import COLUMNS
 from store.connection import Store
+from tasks.examples import example
 from tasks.questions import stored_questions
-from tasks.training_sets import example
 
 Rows = Generator[pa.Table, None, None]
 _CHUNK = 2048  # rows read at a time: some megabytes of text
@@ -22,13 +22,13 @@ _TRAINING_CHUNK = 4096  # rows of a training set a transaction
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
-def training_tables(store: Store, study_key: str, training_set: str, *, held_out: bool) -> Rows:
-    """The rows of one split of a training set, in its order."""
+def training_tables(store: Store, retrievals: Sequence[str], training_set: str, *, held_out: bool) -> Rows:
+    """The rows of one split of a training set, in its order; ``retrievals`` are those whose paths its teachers saw."""
     found = store.query(
         "SELECT coalesce(max(position), -1) AS last FROM training_rows WHERE training_set = ?", [training_set]
     )
     for start in range(0, found[0]["last"] + 1, _TRAINING_CHUNK):
-        parameters = {"study": study_key, "set": training_set, "held_out": held_out, "first": start}
+        parameters = {"retrievals": list(retrievals), "set": training_set, "held_out": held_out, "first": start}
         with store.connection(read_only=True):
             rows = _with_messages(store, store.arrow(_TRAINING, {**parameters, "end": start + _TRAINING_CHUNK}))
         yield rows.select([column.name for column in COLUMNS["training"]])
@@ -91,16 +91,16 @@ _GOLD = """from_json(q.answers, '[{"text": "VARCHAR", "entity": "VARCHAR", "alia
 
 _TRAINING = f"""
 WITH searched AS (
-    SELECT question_key, max(graph) AS graph FROM retrievals SEMI JOIN
-        (SELECT retrieval_key FROM study_runs WHERE study_key = $study) USING (retrieval_key) GROUP BY question_key
+    SELECT question_key, max(graph) AS graph FROM retrievals
+    WHERE list_contains($retrievals::VARCHAR[], retrieval_key) GROUP BY question_key
 )
 SELECT r.position, r.trace_id, r.question_key, r.prediction, q.dataset, q.question_id, q.text AS question, q.answer_type, q.hops,
-       {_GOLD} AS gold, ts.recipe, t.model AS teacher,
+       {_GOLD} AS gold, r.recipe, t.model AS teacher,
        from_json(p.messages, '[{{"role": "VARCHAR", "content": "VARCHAR"}}]') AS teacher_messages,
-       if(ts.recipe = 'fs1', g.graph, NULL) AS graph,
+       if(r.recipe = 'fs1', g.graph, NULL) AS graph,
        left(h.text, t.thinking_chars) AS thinking, a.answer_text AS teacher_answer, t.sample, t.prompt_tokens,
        t.thinking_tokens, t.answer_tokens
-FROM training_rows r JOIN training_sets ts USING (training_set) JOIN questions q USING (question_key)
+FROM training_rows r JOIN questions q USING (question_key)
 JOIN traces t USING (trace_id) JOIN trace_texts a USING (trace_id) JOIN thought_texts h ON h.thought_id = t.thought_id
 JOIN prompts p USING (prompt_key) LEFT JOIN searched g ON g.question_key = r.question_key
 WHERE r.training_set = $set AND r.held_out = $held_out AND r.position >= $first AND r.position < $end ORDER BY r.position

@@ -24,7 +24,6 @@ from eval.card_facts import (
     TrainingFacts,
 )
 from eval.cards import dataset_card
-from store import queries
 from store.connection import Store
 from store.scores import score_study
 from store.types import InputError, RunError
@@ -38,6 +37,7 @@ _SETTINGS = {
     "cot": "models asked to think step by step",
     "rt": "students of teachers that saw the question alone",
     "fs1": "students of teachers that saw the question's knowledge-graph paths",
+    "mix": "students of a mix of teachers' traces",
 }
 _RECIPES = {
     "rt": "traces of teachers that saw the question alone",
@@ -82,9 +82,9 @@ def key_begins(key: str, named: str) -> bool:
 
 
 def dataset_facts(
-    store: Store, study: FoundStudy, kind: DatasetKind, recipe: str | None = None, license_: str | None = None
+    store: Store, study: FoundStudy, kind: DatasetKind, training_set: str | None = None, license_: str | None = None
 ) -> DatasetFacts:
-    """What an export of this kind will hold, counted in the store. ``recipe`` None: all recipes (training only).
+    """What an export of this kind will hold, counted in the store. ``training_set`` None: all (training only).
 
     Raises:
         InputError: the study has nothing of this kind.
@@ -92,12 +92,12 @@ def dataset_facts(
     if kind == "results":
         score_study(store, study.key)  # of a study that landed before there were scores; else nothing to do
     with store.connection(read_only=True):  # opened once for all that is counted
-        return _facts(store, study, kind, recipe, license_)
+        return _facts(store, study, kind, training_set, license_)
 
 
 def write_dataset(store: Store, facts: DatasetFacts, folder: Path) -> None:
     """Fill ``folder`` with the shards and the card. Raises RunError if the study changed since it was counted."""
-    keys = {_config_name(one, facts.training): one.training_set for one in facts.training}
+    keys = {one.recipe: one.training_set for one in facts.training}
     for config in facts.configs:
         for split in config.splits:
             with closing(_tables(store, facts, config.name, split.name, keys)) as tables:
@@ -110,8 +110,11 @@ def write_dataset(store: Store, facts: DatasetFacts, folder: Path) -> None:
     (folder / "README.md").write_text(dataset_card(facts), encoding="utf-8")
 
 
-def training_facts(store: Store, training_set: str) -> TrainingFacts:
-    """A training set as a card tells it."""
+def training_facts(
+    store: Store, training_set: str, unit_key: str | None = None, name: str | None = None
+) -> TrainingFacts:
+    """A training set as a card tells it, with the numbers of the unit ``unit_key`` (None: of the newest that came to it),
+    under the name that a study gives it (None: that of the unit)."""
     [header] = store.query("SELECT * FROM training_sets WHERE training_set = ?", [training_set])
     [counts] = store.query(
         "SELECT count(*) AS rows, count(DISTINCT r.question_key) AS questions, "
@@ -120,19 +123,30 @@ def training_facts(store: Store, training_set: str) -> TrainingFacts:
         "WHERE r.training_set = ?",
         [training_set],
     )
-    statistics = json.loads(header["statistics"])
+    recipes = store.query(
+        "SELECT recipe, count(*) AS rows FROM training_rows WHERE training_set = ? GROUP BY ALL ORDER BY recipe DESC",
+        [training_set],
+    )
+    units = store.query(_UNITS, {"set": training_set, "unit": unit_key})
+    unit = units[0] if units else {"name": header["name"], "statistics": header["statistics"], "spec": "{}"}
+    statistics, spec = json.loads(unit["statistics"]), json.loads(unit["spec"])
     return TrainingFacts(
-        recipe=header["recipe"],
+        recipe=name or unit["name"],
         training_set=training_set,
         rows=counts["rows"],
         held_out=counts["held_out"],
         questions=counts["questions"],
         teachers=tuple(counts["teachers"]),
-        teacher_keys=tuple(row["key"] for row in store.query(_TEACHER_KEYS, [training_set])),
+        teacher_keys=_teacher_keys(store, spec),
         candidates=statistics.get("candidates"),
         accuracy=statistics.get("accuracy"),
         mean_thinking_tokens=statistics.get("mean_thinking_tokens"),
         dropped=statistics.get("dropped", {}),
+        accept=spec.get("accept"),
+        judge=spec.get("judge"),
+        max_tokens=spec.get("max_tokens"),
+        statistics=statistics,
+        recipes={row["recipe"]: row["rows"] for row in recipes},
     )
 
 
@@ -148,12 +162,12 @@ def compared(store: Store, study_key: str) -> bool:
 
 
 def _facts(
-    store: Store, study: FoundStudy, kind: DatasetKind, recipe: str | None, license_: str | None
+    store: Store, study: FoundStudy, kind: DatasetKind, training_set: str | None, license_: str | None
 ) -> DatasetFacts:
     sets: tuple[TrainingFacts, ...] = ()
     if kind == "training":
-        sets = _training_sets(store, study, recipe)
-        configs = tuple(_training_config(store, one, sets) for one in sets)
+        sets = _training_sets(store, study, training_set)
+        configs = tuple(training_config(store, one) for one in sets)
     else:
         configs = _trace_configs(store, study.key) if kind == "traces" else _result_configs(store, study.key)
     if not configs:
@@ -171,35 +185,40 @@ def _facts(
         judges=tuple(JudgeFacts(**row) for row in store.query(_JUDGES, [study.key])),
         scorers=tuple(sorted(row["name"] for row in scorers)),
         compared=compared(store, study.key),
-        example=_example(store, sets[0]) if sets else None,
+        example=example_of(store, sets[0]) if sets else None,
         versions=_versions(store, study.key),
         license=license_,
     )
 
 
 def _tables(store: Store, facts: DatasetFacts, config: str, split: str, keys: dict[str, str]) -> Rows:
+    study = facts.study_key or ""
     if facts.kind == "training":
-        return training_tables(store, facts.study_key, keys[config], held_out=split == HELD_OUT)
+        searched = store.query(
+            "SELECT DISTINCT retrieval_key FROM study_runs WHERE study_key = ? AND retrieval_key IS NOT NULL", [study]
+        )
+        retrievals = [row["retrieval_key"] for row in searched]
+        return training_tables(store, retrievals, keys[config], held_out=split == HELD_OUT)
     if facts.kind == "traces":
-        return trace_tables(store, facts.study_key, config, split)
-    return result_tables(store, facts.study_key, config)
+        return trace_tables(store, study, config, split)
+    return result_tables(store, study, config)
 
 
-def _training_sets(store: Store, study: FoundStudy, recipe: str | None) -> tuple[TrainingFacts, ...]:
-    rows = queries.training_rows(store, study.key)["training_sets"]
-    if recipe is not None and rows and not any(row["recipe"] == recipe for row in rows):
-        known = ", ".join(sorted({row["recipe"] for row in rows}))
-        raise InputError(f"--recipe {recipe}: study {study.name} has no training set of it; it has {known}")
-    return tuple(training_facts(store, row["training_set"]) for row in rows if recipe in (None, row["recipe"]))
+def _training_sets(store: Store, study: FoundStudy, name: str | None) -> tuple[TrainingFacts, ...]:
+    rows = store.query(
+        "SELECT n.name, n.training_set, n.unit_key FROM study_training_sets n JOIN training_sets t USING (training_set) "
+        "WHERE n.study_key = ? ORDER BY t.recipe = 'mix', n.name",
+        [study.key],
+    )
+    if name is not None and rows and not any(row["name"] == name for row in rows):
+        known = ", ".join(row["name"] for row in rows)
+        raise InputError(f"--training-set {name}: study {study.name} has no training set of it; it has {known}")
+    chosen = [row for row in rows if name in (None, row["name"])]
+    return tuple(training_facts(store, row["training_set"], row["unit_key"], row["name"]) for row in chosen)
 
 
-def _config_name(one: TrainingFacts, sets: tuple[TrainingFacts, ...]) -> str:
-    """The recipe; with the beginning of the key where several sets of a study share it."""
-    alone = sum(other.recipe == one.recipe for other in sets) == 1
-    return one.recipe if alone else f"{one.recipe}-{one.training_set[:8]}"
-
-
-def _training_config(store: Store, one: TrainingFacts, sets: tuple[TrainingFacts, ...]) -> ConfigFacts:
+def training_config(store: Store, one: TrainingFacts) -> ConfigFacts:
+    """A training set as a configuration: its splits ``train`` and, where something is held out, ``held_out``."""
     rows = store.query(
         "SELECT r.held_out, count(*) AS rows, count(DISTINCT r.question_key) AS questions, "
         "sum(t.thinking_tokens + t.answer_tokens)::BIGINT AS tokens FROM training_rows r JOIN traces t USING (trace_id) "
@@ -207,7 +226,9 @@ def _training_config(store: Store, one: TrainingFacts, sets: tuple[TrainingFacts
         [one.training_set],
     )
     splits = tuple(SplitFacts(name=HELD_OUT if row.pop("held_out") else TRAIN, **row) for row in rows)
-    return ConfigFacts(name=_config_name(one, sets), note=_RECIPES.get(one.recipe, one.recipe), splits=splits)
+    counts = " and ".join(f"{count:,} {recipe}" for recipe, count in one.recipes.items())
+    note = _RECIPES.get(one.recipe, f"a mix of traces: {counts}")
+    return ConfigFacts(name=one.recipe, note=note, splits=splits)
 
 
 def _trace_configs(store: Store, study_key: str) -> tuple[ConfigFacts, ...]:
@@ -222,7 +243,7 @@ def _trace_configs(store: Store, study_key: str) -> tuple[ConfigFacts, ...]:
             name=setting,
             note=_SETTINGS[setting],
             splits=tuple(
-                SplitFacts(**{name: row[name] for name in SplitFacts.model_fields})
+                SplitFacts(**{name: row[name] for name in ("name", "rows", "questions", "tokens")})
                 for row in rows
                 if row["setting"] == setting
             ),
@@ -270,9 +291,13 @@ def _sources(store: Store, asked: str, parameters: dict[str, Any]) -> tuple[Benc
 
 def _versions(store: Store, study_key: str) -> dict[str, str]:
     """Packages by whose versions the study's traces were made, all that there were; and the factscale of this export."""
-    rows = store.query(
-        "SELECT DISTINCT u.versions FROM units u JOIN study_runs r USING (unit_key) WHERE r.study_key = ?", [study_key]
-    )
+    units = store.query("SELECT DISTINCT unit_key FROM study_runs WHERE study_key = ?", [study_key])
+    return unit_versions(store, [row["unit_key"] for row in units])
+
+
+def unit_versions(store: Store, unit_keys: list[str]) -> dict[str, str]:
+    """Packages by whose versions some units were made, all that there were; and the factscale of this export."""
+    rows = store.query_for(unit_keys, "SELECT DISTINCT versions FROM units SEMI JOIN wanted_ids ON wanted = unit_key")
     found: dict[str, set[str]] = {}
     for row in rows:
         for name, value in json.loads(row["versions"]).items():
@@ -282,7 +307,8 @@ def _versions(store: Store, study_key: str) -> dict[str, str]:
     return {**made, "factscale (this export)": version("factscale")}
 
 
-def _example(store: Store, one: TrainingFacts) -> ExampleFacts | None:
+def example_of(store: Store, one: TrainingFacts) -> ExampleFacts | None:
+    """The first row of a training set."""
     rows = store.query(
         "SELECT q.text AS question, left(h.text, t.thinking_chars) AS thinking, r.prediction AS answer FROM training_rows r "
         "JOIN questions q USING (question_key) JOIN traces t USING (trace_id) "
@@ -292,10 +318,22 @@ def _example(store: Store, one: TrainingFacts) -> ExampleFacts | None:
     return ExampleFacts(config=one.recipe, **rows[0]) if rows else None
 
 
+def _teacher_keys(store: Store, spec: dict[str, Any]) -> tuple[str, ...]:
+    """What identifies the weights of the teachers: their traces are named by the predictions that a set is drawn from."""
+    named = [key for part in spec.get("parts", ()) for key in part["predictions"]]
+    rows = store.query_for(
+        [*named, *spec.get("traces", ())],  # the latter before there were mixes
+        "WITH read AS (SELECT spec ->> '$.traces' AS key FROM units SEMI JOIN wanted_ids ON wanted = unit_key "
+        "WHERE kind = 'predictions' UNION SELECT wanted FROM wanted_ids) "
+        "SELECT DISTINCT t.spec ->> '$.thought.model_key' AS key FROM units t JOIN read ON read.key = t.unit_key "
+        "WHERE t.kind = 'traces' ORDER BY key",
+    )
+    return tuple(row["key"] for row in rows if row["key"] is not None)
+
+
 _FILES = 4  # of a benchmark that a card names
 _JUDGES = "SELECT judge, model, question FROM study_judges WHERE study_key = ? ORDER BY position"
-_TEACHER_KEYS = """
-SELECT DISTINCT t.spec ->> '$.thought.model_key' AS key FROM units u
-JOIN units t ON t.kind = 'traces' AND list_contains(from_json(u.spec -> '$.traces', '["VARCHAR"]'), t.unit_key)
-WHERE u.kind = 'training_set' AND (u.versions ->> '$.training_set') = ? AND key IS NOT NULL ORDER BY key
+_UNITS = """
+SELECT m.name, m.statistics, u.spec FROM training_set_units m LEFT JOIN units u USING (unit_key)
+WHERE m.training_set = $set ORDER BY m.unit_key IS NOT DISTINCT FROM $unit DESC, u.landed_at DESC NULLS LAST LIMIT 1
 """

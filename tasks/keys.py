@@ -26,6 +26,9 @@ from models.budgets import Extension
 from models.finetune import Hyperparameters
 from store.types import Frozen, Recipe, Sampling, digest
 
+Accept = Literal["exact", "judge", "both"]
+"""Whose word makes a teacher's trace right: the matcher's, the judge's, or that of both."""
+
 
 class Spec(Frozen):
     """Base of all specs; ``key`` is the digest of everything in it and of its kind."""
@@ -130,19 +133,41 @@ class TracesSpec(Spec):
     budgets: tuple[int, ...]
 
 
-class TrainingSetSpec(Spec):
-    """Which traces of which units enter a training set; parser, matcher and the student's prompt by their versions.
-
-    The length limit is not in it: it depends on the student's tokenizer and is applied when the student is trained.
-    """
+class TrainingPart(Frozen):
+    """Traces that may enter a training set: the units of predictions of one recipe's teachers, and how many enter at most."""
 
     recipe: Recipe
-    traces: tuple[str, ...]
+    predictions: tuple[str, ...]
+    traces: int | None = None
+
+
+class TrainingSetSpec(Spec):
+    """Which traces enter a training set, and what is counted of them.
+
+    ``parts``: what it is drawn from; ``accept``: whose word makes a trace right; ``judge``: the judge's name (with its weights,
+    wording and question), also where only the statistics need it. ``reader`` identifies tokenizer, chat template and layout by
+    which examples are counted, ``max_tokens`` of which is their limit. ``max_per_question`` holds for each part,
+    ``max_per_question_over_all`` for all together. ``questions`` are all training questions of the study by content, since
+    held-out ones are drawn from them; ``encoder`` is that of the semantic match, None without one. Parser, matcher, the
+    student's prompt (``wording``) and the choosing (``selection``) stand in it by their versions.
+
+    Left out: what the set is called and what the teachers are called, since their weights stand in the keys of their traces.
+    """
+
+    parts: tuple[TrainingPart, ...]
     parser: str
     matcher: str
     wording: str
-    max_per_question: int
+    selection: str
+    accept: Accept
+    judge: str | None
+    reader: str
+    max_tokens: int | None
+    max_per_question: int | None
+    max_per_question_over_all: int | None
     held_out: float
+    questions: str
+    encoder: str | None
     seed: int
 
 

@@ -23,7 +23,8 @@ _ARTIFACT_SECONDS = 3.0
 class Event(NamedTuple):
     """Where a unit stands: ``done`` of ``total`` rows, of which ``started_at_done`` were there when it started.
 
-    ``tokens`` were generated, and ``cost`` US dollars spent on them, in the ``seconds`` since then.
+    ``tokens`` were generated, and ``cost`` US dollars spent on them, in the ``seconds`` since then. ``note`` is what else
+    there is to say, in words.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Event(NamedTuple):
     finished: bool
     cost: float = 0.0
     started_at_done: int = 0
+    note: str = ""
 
 
 Listener = Callable[[Event], None]
@@ -59,9 +61,10 @@ def seconds_left(event: Event) -> float | None:
 
 
 def account(event: Event) -> list[str]:
-    """Tokens a second, time left and cost so far, in words; what is not known or nothing is left out."""
+    """The note, tokens a second, time left and cost so far, in words; what is not known or nothing is left out."""
     left = seconds_left(event)
     return [
+        *([event.note] if event.note else []),
         *([f"{event.tokens / event.seconds:,.0f} tokens/s"] if event.tokens and event.seconds else []),
         *([f"{_duration(left)} left"] if left is not None else []),
         *([dollars(event.cost)] if event.cost else []),
@@ -76,19 +79,25 @@ def dollars(cost: float) -> str:
 class Meter:
     """Counts the rows of one unit. Use through :func:`progress`."""
 
-    def __init__(self, name: str, total: int, done: int) -> None:
+    def __init__(self, name: str, total: int, done: int, rows: str = "rows") -> None:
         self.name, self.total, self.done, self.tokens, self.cost = name, total, done, 0, 0.0
+        self._rows, self._note = rows, ""
         self._started_at_done = done
         self._started = time.monotonic()
         self._last_artifact = 0.0
         self._artifact: UUID | None = None
         self._broken = False
 
-    def advance(self, rows: int, tokens: int = 0, cost: float = 0.0) -> None:
+    def resume(self, done: int) -> None:
+        """An earlier attempt got so far: what is told of the pace leaves it out."""
+        self.done = self._started_at_done = done
+
+    def advance(self, rows: int, tokens: int = 0, cost: float = 0.0, note: str = "") -> None:
         """So many more rows are landed, for which so many tokens were generated at that cost in US dollars."""
         self.done += rows
         self.tokens += tokens
         self.cost += cost
+        self._note = note
         self._tell(finished=False)
 
     def _tell(self, *, finished: bool) -> None:
@@ -102,6 +111,7 @@ class Meter:
             finished=finished,
             cost=self.cost,
             started_at_done=self._started_at_done,
+            note=self._note,
         )
         for listener in _listeners:
             listener(event)
@@ -113,7 +123,7 @@ class Meter:
         if self._broken or (TaskRunContext.get() is None and FlowRunContext.get() is None):
             return
         percent = min(100.0, 100.0 * event.done / event.total) if event.total else 100.0
-        description = ", ".join([f"{event.name}: {event.done:,} of {event.total:,} rows", *account(event)])
+        description = ", ".join([f"{event.name}: {event.done:,} of {event.total:,} {self._rows}", *account(event)])
         try:
             if self._artifact is None:
                 key = re.sub(r"[^a-z0-9]+", "-", event.name.lower()).strip("-")
@@ -127,9 +137,9 @@ class Meter:
 
 
 @contextmanager
-def progress(name: str, total: int, done: int = 0) -> Iterator[Meter]:
-    """A meter for ``total`` rows of which ``done`` are there already; tells the end also after an error."""
-    meter = Meter(name, total, done)
+def progress(name: str, total: int, done: int = 0, rows: str = "rows") -> Iterator[Meter]:
+    """A meter for ``total`` ``rows`` of which ``done`` are there already; tells the end also after an error."""
+    meter = Meter(name, total, done, rows)
     meter._tell(finished=False)
     try:
         yield meter

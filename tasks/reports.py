@@ -112,6 +112,7 @@ def draw_page(order: ReportOrder, home: Home) -> Path:
         retrieval_summary=retrieval_summary(store, order.retrieval, order.searched, order.control),
         retrieval_examples=retrieval_examples(store, order.snapshot, order.retrieval, order.searched),
         training_quality=queries.training_quality_rows(store, study_key),
+        dev=queries.dev_rows(store, study_key),
         questions_page=bool(shown),
         versions=json.loads(versions()),
         seeds={"study": order.seed},

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 SHARD_BYTES = 450 * 1024**2
 _GROUP_BYTES = 32 * 1024**2  # of a row group before compression: a shard is at most so much longer than its limit
+# Chunks by content: the hub stores only what differs from an earlier upload.
+_WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_index": True, "use_content_defined_chunking": True}
 
 
 def write_shards(folder: Path, split: str, tables: Iterable[pa.Table], shard_bytes: int = SHARD_BYTES) -> int:
@@ -27,16 +30,28 @@ def write_shards(folder: Path, split: str, tables: Iterable[pa.Table], shard_byt
     group = next(groups, None)
     while group is not None:
         parts.append(folder / f"{split}-{len(parts):05d}.part")
-        # Chunks by content: the hub stores only what differs from an earlier upload.
-        with pq.ParquetWriter(
-            parts[-1], group.schema, compression="zstd", write_page_index=True, use_content_defined_chunking=True
-        ) as writer:
+        with pq.ParquetWriter(parts[-1], group.schema, **_WRITTEN) as writer:
             while group is not None and parts[-1].stat().st_size < shard_bytes:
                 writer.write_table(group, row_group_size=group.num_rows)
                 rows += group.num_rows
                 group = next(groups, None)
     for place, part in enumerate(parts):
         part.rename(folder / f"{split}-{place:05d}-of-{len(parts):05d}.parquet")
+    return rows
+
+
+def write_file(path: Path, tables: Iterable[pa.Table]) -> int:
+    """The rows of ``tables`` in one file. Returns their number; there is no file for none."""
+    rows = 0
+    groups = _groups(tables)
+    group = next(groups, None)
+    if group is None:
+        return 0
+    with pq.ParquetWriter(path, group.schema, **_WRITTEN) as writer:
+        while group is not None:
+            writer.write_table(group, row_group_size=group.num_rows)
+            rows += group.num_rows
+            group = next(groups, None)
     return rows
 
 

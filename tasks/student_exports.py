@@ -14,8 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.card_facts import ChainFacts, ModelFacts, ResultFacts
+from eval.card_facts import ChainFacts, CheckFacts, ModelFacts, ResultFacts, TrainingFacts
 from eval.cards import model_card
+from models.embedded import LICENSE, embedded_key
 from models.fetching import WEIGHT_FILES
 from models.finetune import LOG, StudentManifest, load_manifest, verify
 from models.formats import format_named
@@ -25,6 +26,7 @@ from store.scores import score_study
 from store.types import InputError
 from tasks.exports import compared, key_begins, training_benchmarks, training_facts
 
+CARD = "README.md"
 _HUB_KEY = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
 _CONFIGS = ("adapter_config.json", "config.json", "tokenizer_config.json")
@@ -43,7 +45,7 @@ class FoundStudent(NamedTuple):
 
 
 def find_student(store: Store, named: str) -> FoundStudent:
-    """The student of this name (also as ``BASE-RECIPE``), the newest of several, or of this key or its beginning.
+    """The student of this name (also as ``BASE-TRAINING_SET[-VARIANT]``), the newest of several, or of this key or its beginning.
 
     Raises:
         InputError: there is none, or several keys begin so.
@@ -52,14 +54,14 @@ def find_student(store: Store, named: str) -> FoundStudent:
         "SELECT s.* FROM students s LEFT JOIN units u ON u.unit_key = s.student_key "
         "ORDER BY u.landed_at DESC NULLS LAST, s.student_key"
     )
-    rows = [row for row in known if named in (row["name"], f"{row['base']}-{row['recipe']}")]
+    rows = [row for row in known if named in (row["name"], _called(row))]
     if rows:
         return FoundStudent(rows[0]["student_key"], rows[0]["name"], rows[0], len(rows) - 1)
     rows = [row for row in known if key_begins(row["student_key"], named)]
     if len(rows) > 1:
         raise InputError(f"student {named}: the keys of {len(rows)} students begin so; give more of it")
     if not rows:
-        names = ", ".join(dict.fromkeys(f"{row['base']}-{row['recipe']}" for row in known)) or "none yet"
+        names = ", ".join(dict.fromkeys(map(_called, known))) or "none yet"
         raise InputError(f"student {named}: not in this store; students: {names}")
     return FoundStudent(rows[0]["student_key"], rows[0]["name"], rows[0], 0)
 
@@ -77,11 +79,39 @@ def model_facts(home: Home, student: FoundStudent, license_: str | None = None) 
 def model_files(home: Home, facts: ModelFacts) -> dict[str, Path | bytes]:
     """What an export of the student holds: files as they lie in its folder, and bytes of those that are written anew."""
     folder = home.students / facts.key
-    files: dict[str, Path | bytes] = {"README.md": model_card(facts).encode()}
+    files: dict[str, Path | bytes] = {CARD: model_card(facts).encode()}
     for pattern in (*WEIGHT_FILES, LOG):
         for path in sorted(folder.glob(pattern)):
             files[path.name] = _config(path, facts) if path.name in _CONFIGS else path
     return files
+
+
+def write_card(home: Home, student: FoundStudent) -> None:
+    """Put the card of a student into its folder, in place of an earlier one. Its row need not have landed yet."""
+    _write(home.students / student.key, model_facts(home, student))
+
+
+def write_file_card(folder: Path, base: str, training: TrainingFacts) -> None:
+    """Put the card of a student of the base called ``base`` into its folder, which was trained on examples from files.
+
+    Raises:
+        InputError: there is no complete student.
+    """
+    manifest = _manifest(folder)
+    _write(
+        folder,
+        ModelFacts(
+            **told_by(manifest, base), name=f"{base}-{training.recipe}", key=manifest.key, training=training, benchmarks=(),
+            study=None, study_key=None, results=(), compared=False, chain=None,
+        ),
+    )  # fmt: skip
+
+
+def _write(folder: Path, facts: ModelFacts) -> None:
+    """Whole or not at all: a reader never sees half a card."""
+    partial = folder / f".{CARD}.partial"
+    partial.write_text(model_card(facts), encoding="utf-8")
+    partial.replace(folder / CARD)
 
 
 def write_model(home: Home, facts: ModelFacts, folder: Path, *, link: bool = False) -> None:
@@ -99,43 +129,55 @@ def write_model(home: Home, facts: ModelFacts, folder: Path, *, link: bool = Fal
             _place(content, folder / name, link=link)
 
 
-def _facts(home: Home, student: FoundStudent, study: dict[str, Any] | None, license_: str | None) -> ModelFacts:
-    store, row = home.store, student.row
-    manifest = _manifest(home.students / student.key)
+def _called(row: dict[str, Any]) -> str:
+    return "-".join(filter(None, (row["base"], row["trained_on"] or row["recipe"], row["variant"])))
+
+
+def told_by(manifest: StudentManifest, base: str) -> dict[str, Any]:
+    """The fields of :class:`ModelFacts` that a student's own manifest fills; ``base`` is its base's alias."""
     hub = _HUB_KEY.match(manifest.base_key)
     form = format_named(manifest.format)
     result = manifest.result
+    return {
+        "method": manifest.kind,
+        "base": base,
+        "base_key": manifest.base_key,
+        "base_id": hub[1] if hub else None,
+        "base_revision": hub[2] if hub else None,
+        "base_license": LICENSE if manifest.base_key.startswith(embedded_key()) else None,
+        "think_open": form.think_open,
+        "think_close": form.think_close,
+        "answer_open": form.forced_answer,
+        "hyperparameters": _hyperparameters(manifest),
+        "examples": result.examples,
+        "held_out_examples": result.held_out_examples,
+        "dropped": result.dropped.model_dump(),
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "device": result.device,
+        "precision": result.precision,
+        "held_out_before": result.base_loss,
+        "held_out_after": result.held_out_loss,
+        "versions": {**manifest.versions, "factscale (this export)": version("factscale")},
+        "weights": manifest.weights,
+    }
+
+
+def _facts(home: Home, student: FoundStudent, study: dict[str, Any] | None, license_: str | None) -> ModelFacts:
+    store, row = home.store, student.row
     return ModelFacts(
-        name=f"{row['base']}-{row['recipe']}",
+        **told_by(_manifest(home.students / student.key), row["base"]),
+        name=_called(row),
         key=student.key,
-        method=manifest.kind,
-        base=row["base"],
-        base_key=manifest.base_key,
-        base_id=hub[1] if hub else None,
-        base_revision=hub[2] if hub else None,
-        think_open=form.think_open,
-        think_close=form.think_close,
-        answer_open=form.forced_answer,
-        hyperparameters=_hyperparameters(manifest),
-        training=training_facts(store, row["training_set"]),
+        training=training_facts(store, row["training_set"], name=row["trained_on"]),
         benchmarks=training_benchmarks(store, [row["training_set"]]),
-        examples=result.examples,
-        held_out_examples=result.held_out_examples,
-        dropped=result.dropped.model_dump(),
-        steps=result.steps,
-        tokens=result.tokens,
-        seconds=result.seconds,
-        device=result.device,
-        precision=result.precision,
-        held_out_before=row["held_out_before"],
-        held_out_after=row["held_out_after"],
+        checks=_checks(store, student),
         study=study["name"] if study else None,
         study_key=study["study_key"] if study else None,
         results=_results(store, study["study_key"], student) if study else (),
         compared=study is not None and compared(store, study["study_key"]),
         chain=_chain(store, student),
-        versions={**manifest.versions, "factscale (this export)": version("factscale")},
-        weights=manifest.weights,
         license=license_,
     )
 
@@ -195,16 +237,28 @@ def _results(store: Store, study_key: str, student: FoundStudent) -> tuple[Resul
     return tuple(ResultFacts(**row) for row in rows)
 
 
+def _checks(store: Store, student: FoundStudent) -> tuple[CheckFacts, ...]:
+    """How it does on dev questions, beside its base as it is on the same ones, where either was asked them."""
+    rows = store.query(
+        "SELECT s.dev_dataset AS dataset, s.n, s.accuracy, s.low, s.high, s.boxed, b.accuracy AS base_accuracy, "
+        "b.boxed AS base_boxed FROM student_quality s LEFT JOIN student_quality b ON b.student_key IS NULL "
+        "AND b.base = s.base AND b.dev_questions = s.dev_questions WHERE s.student_key = ? AND s.check_key IS NOT NULL "
+        "ORDER BY dataset, s.check_key",
+        [student.key],
+    )
+    return tuple(CheckFacts(**row) for row in rows)
+
+
 def _chain(store: Store, student: FoundStudent) -> ChainFacts | None:
-    """The first training trace whose question has a path that was shown; of a student of ``rt`` the first trace."""
+    """The first training trace whose question has a path that its teacher was shown, else the first trace."""
     rows = store.query(
         "SELECT tr.position, tr.trace_id, q.dataset, q.question_id, g.snapshot, p.triples FROM training_rows tr "
         "JOIN questions q USING (question_key) "
-        "LEFT JOIN paths p ON $recipe = 'fs1' AND p.question_key = tr.question_key AND p.kept AND p.retrieval_key IN "
+        "LEFT JOIN paths p ON tr.recipe = 'fs1' AND p.question_key = tr.question_key AND p.kept AND p.retrieval_key IN "
         "(SELECT retrieval_key FROM study_runs WHERE student_key = $student) "
         "LEFT JOIN retrievals g ON g.retrieval_key = p.retrieval_key AND g.question_key = p.question_key "
         "WHERE tr.training_set = $set AND NOT tr.held_out ORDER BY p.rank IS NULL, tr.position, p.rank LIMIT 1",
-        {"recipe": student.row["recipe"], "student": student.key, "set": student.row["training_set"]},
+        {"student": student.key, "set": student.row["training_set"]},
     )
     if not rows:
         return None

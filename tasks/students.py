@@ -8,24 +8,31 @@ from typing import Any
 from prefect import task
 
 from models.embedded import default_cache
-from models.finetune import LOG, StudentManifest, TrainLog, TrainSpec, load_manifest, train
+from models.finetune import LOG, ProcessOptions, StudentManifest, TrainLog, TrainSpec, load_manifest, train
 from models.registry import ModelEntry, fetch
 from store.connection import Store
 from store.home import Home
-from store.types import Frozen, Recipe, digest
+from store.types import Frozen, Recipe, Setting, digest
+from tasks.examples import examples_of
 from tasks.keys import StudentSpec
 from tasks.landing import UNIT_OPTIONS, Clock
-from tasks.progress import progress
-from tasks.training_sets import examples_of
+from tasks.progress import Meter, progress
+from tasks.student_exports import FoundStudent, write_card
+from tasks.weights import tracker_secrets
 
 
 class StudentOrder(Frozen):
-    """A work order: one base trained on one training set."""
+    """A work order: one base trained on the training set called ``trained_on``, in one ``variant`` of a sweep ("": none).
+
+    ``options`` say how it is trained and change nothing of what it becomes.
+    """
 
     name: str
     spec: StudentSpec
-    recipe: Recipe
+    trained_on: str
+    variant: str
     entry: ModelEntry
+    options: ProcessOptions
 
     @property
     def key(self) -> str:
@@ -60,15 +67,34 @@ def land_student(order: StudentOrder, home: Home) -> str:
             chat_template=order.entry.chat_template,
             trust_remote_code=order.entry.trust_remote_code,
         )
-        with progress(order.name, 1) as meter:
-
-            def log(line: TrainLog) -> None:
-                meter.total = max(line.total_steps, 1)
-                meter.advance(line.step - meter.done)
-
-            manifest = train(spec, examples, held_out, folder, on_log=log)
+        with progress(order.name, 1, rows="steps") as meter:
+            manifest = train(
+                spec, examples, held_out, folder, on_log=Course(meter).log, options=order.options,
+                secrets=tracker_secrets(order.options.report_to),
+            )  # fmt: skip
     _land(store, order, manifest, clock, home)
     return digest(manifest.weights)
+
+
+class Course:
+    """Tells a meter how a training goes: its steps, the last losses, the speed of the last step."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._known: dict[str, str] = {}
+
+    def log(self, line: TrainLog) -> None:
+        """Hear one line of the training's log."""
+        meter = self._meter
+        if not self._known and line.step > 1:
+            meter.resume(line.step - 1)  # a run that was killed got so far
+        meter.total = max(line.total_steps, 1)
+        if line.eval_loss is not None:
+            self._known["held out"] = f"held-out loss {line.eval_loss:.3f}"
+        if line.loss is not None:
+            self._known["loss"] = f"loss {line.loss:.3f}"
+            self._known["speed"] = f"{line.tokens_per_second:,.0f} tokens/s"
+        meter.advance(line.step - meter.done, note=", ".join(self._known.values()))
 
 
 def _land(store: Store, order: StudentOrder, manifest: StudentManifest, clock: Clock, home: Home) -> None:
@@ -76,7 +102,9 @@ def _land(store: Store, order: StudentOrder, manifest: StudentManifest, clock: C
         "student_key": order.key,
         "name": order.name,
         "base": order.entry.alias,
-        "recipe": order.recipe.value,
+        "recipe": order.trained_on if order.trained_on in tuple(Recipe) else Setting.MIX.value,
+        "trained_on": order.trained_on,
+        "variant": order.variant,
         "training_set": order.spec.training_set,
         "hyperparameters": order.spec.hyperparameters.model_dump_json(),
         "folder": order.key,
@@ -86,8 +114,14 @@ def _land(store: Store, order: StudentOrder, manifest: StudentManifest, clock: C
         "seconds": manifest.result.seconds,
         "manifest": manifest.model_dump_json(),
     }
+    # The card is in the folder from the moment that the student is in the store; `publish` writes it anew, with results.
+    write_card(home, FoundStudent(order.key, order.name, row, older=0))
     unit = clock.unit("student", order, order.spec, rows=1, details={"weights": digest(manifest.weights)})
     store.land({"training_logs": _log_rows(home, order.key), "students": [row]}, unit)
+
+
+_SUMS = ("tokens", "seconds", "memory_bytes")
+_OF_A_STEP = ("loss", "learning_rate", "tokens_per_second")
 
 
 def _log_rows(home: Home, key: str) -> list[dict[str, Any]]:
@@ -97,9 +131,10 @@ def _log_rows(home: Home, key: str) -> list[dict[str, Any]]:
     for log in logs:
         # A step has a line for its loss and, where held-out loss was measured, one more: they make one row.
         row = rows.setdefault(log.step, {"student_key": key, "step": log.step})
+        row |= {name: getattr(log, name) for name in _SUMS}
         if log.eval_loss is not None:
             row["held_out_loss"] = log.eval_loss
         else:
-            row |= {"loss": log.loss, "learning_rate": log.learning_rate, "tokens_per_second": log.tokens_per_second}
-    names = ("student_key", "step", "loss", "held_out_loss", "learning_rate", "tokens_per_second")
+            row |= {name: getattr(log, name) for name in _OF_A_STEP}
+    names = ("student_key", "step", "held_out_loss", *_OF_A_STEP, *_SUMS)
     return [{name: row.get(name) for name in names} for row in rows.values()]

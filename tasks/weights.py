@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from store.types import Frozen, InputError, RunError
 
 
 class ModelChoice(Frozen):
-    """A registry entry, and the key of the student if it is not asked as it is. ``format`` is how its turn is laid out.
+    """A registry entry, and the student of it if it is not asked as it is: its key, or the path of a folder that lies
+    elsewhere than in the home. ``format`` is how its turn is laid out.
 
     ``server``: where a study has this model asked, in place of what its entry says. A student is always loaded here.
     """
@@ -56,7 +58,7 @@ class ModelChoice(Frozen):
         path: Path | None
         path, adapter = None, entry.adapter
         if self.student is not None:
-            path, adapter = self._student(home.students / self.student)
+            path, adapter = self._student(home.students / self.student)  # a path that is absolute stays as it is
         elif server is None:
             path = fetch(entry, default_cache())
         elif not self.hosted:
@@ -98,7 +100,7 @@ def key_of(server: Server, alias: str) -> dict[str, str]:
     """
     if server.key_variable is None:
         return {}
-    key = os.environ.get(server.key_variable, "").strip() or _secret(block_name(server.key_variable), alias)
+    key = os.environ.get(server.key_variable, "").strip() or _secret(block_name(server.key_variable), f"model {alias!r}")
     if not key:
         raise InputError(
             f"model {alias!r}: {server.host} wants a key: set the environment variable {server.key_variable}, or save it as "
@@ -117,7 +119,20 @@ def block_name(variable: str) -> str:
     return variable.lower().replace("_", "-")
 
 
-def _secret(name: str, alias: str) -> str:
+def tracker_secrets(trackers: Sequence[str]) -> dict[str, str]:
+    """The key of Weights & Biases, where it is a tracker and the environment has none but a Secret block has.
+
+    Raises:
+        RunError: the Prefect API cannot be asked.
+    """
+    name = "WANDB_API_KEY"
+    if "wandb" not in trackers or os.environ.get(name) or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return {}
+    key = _secret(block_name(name), "report_to 'wandb'")
+    return {name: key} if key else {}
+
+
+def _secret(name: str, who: str) -> str:
     """The value of a Secret block, empty where there is no such block, or no API that could have one."""
     from prefect.blocks.system import Secret
     from prefect.settings import PREFECT_API_URL
@@ -130,5 +145,5 @@ def _secret(name: str, alias: str) -> str:
     except ValueError:  # Prefect's word for a block that does not exist
         return ""
     except Exception as error:
-        raise RunError(f"model {alias!r}: the Prefect API cannot be asked for the block {name!r}: {error}") from None
+        raise RunError(f"{who}: the Prefect API cannot be asked for the block {name!r}: {error}") from None
     return str(block.value.get_secret_value()).strip()

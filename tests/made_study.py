@@ -420,6 +420,7 @@ def _recipe(tables: dict[str, list[dict[str, Any]]], recipe: str) -> None:
             question_key=f"t{place}",
             prediction="Paris",
             held_out=place == 0,
+            recipe=recipe,
         )
     statistics = {"traces": 12, "dropped": {"wrong": 7, "too_long": 2}}
     _add(
@@ -427,8 +428,25 @@ def _recipe(tables: dict[str, list[dict[str, Any]]], recipe: str) -> None:
         "training_sets",
         training_set=f"set-{recipe}",
         recipe=recipe,
+        name=recipe,
         row_count=3,
         statistics=json.dumps(statistics),
+    )
+    _add(
+        tables,
+        "training_set_units",
+        unit_key=f"unit-{recipe}",
+        training_set=f"set-{recipe}",
+        name=recipe,
+        statistics=json.dumps(statistics),
+    )
+    _add(
+        tables,
+        "study_training_sets",
+        study_key=STUDY,
+        name=recipe,
+        training_set=f"set-{recipe}",
+        unit_key=f"unit-{recipe}",
     )
     _unit(tables, f"unit-{recipe}", "training_set", 3, {"recipe": recipe, "traces": [f"traces-{recipe}"]})
     tables["units"][-1]["versions"] = json.dumps({"python": "3.11", "training_set": f"set-{recipe}"})

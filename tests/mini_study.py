@@ -24,6 +24,7 @@ MINI: dict[str, Any] = {
         "max_thinking_tokens": TEACH,
         "max_answer_tokens": ANSWER,
         "held_out": 0,
+        "semantic": "off",
     },
     "finetune": {"hyperparameters": {"max_steps": 2, "warmup_ratio": 0, "max_length": 256, "precision": "fp32"}},
     "evaluate": {

@@ -14,6 +14,7 @@ from eval.card_columns import COLUMNS
 from eval.card_facts import (
     BenchmarkFacts,
     ChainFacts,
+    CheckFacts,
     ConfigFacts,
     DatasetFacts,
     ExampleFacts,
@@ -198,6 +199,41 @@ class TestWhatIsTold:
         )
         assert all(f"| `{column.name}` | " in card for column in COLUMNS["training"])
 
+    def test_of_a_mix_and_what_its_teachers_were_worth(self) -> None:
+        numbers = {
+            "candidates": 1000,
+            "kept": 600,
+            "accuracy": 0.625,
+            "judge_accuracy": 0.5,
+            "max_example_tokens": 8001,
+        }
+        each = {**numbers, "semantic_match": 0.25}
+        sources = [{**each, "recipe": recipe, "teacher": f"{recipe}-teacher"} for recipe in ("rt", "fs1")]
+        mix = TRAINING.model_copy(
+            update={
+                "recipe": "both",
+                "recipes": {"rt": 500, "fs1": 700},
+                "accept": "both",
+                "judge": "llama@1",
+                "max_tokens": 8192,
+                "statistics": {**numbers, "sources": sources},
+            }
+        )
+        card = dataset_card(dataset(training=(mix,)))
+        assert "**both** (`abc123`): 1,200 traces (500 rt and 700 fs1) by qwq-32b" in card
+        assert "A trace was accepted where its answer matches a gold one and a judge agrees (`llama@1`)." in card
+        assert "No example has more than 8,192 tokens." in card
+        assert "| both | all | 1,000 | 600 | 62.5 | – | 50.0 | – | – | 8,001 |" in card
+        assert "| both: fs1 | fs1-teacher | 1,000 | 600 | 62.5 | 25.0 | 50.0 | – | – | 8,001 |" in card
+
+    def test_of_a_training_set_of_its_own(self) -> None:
+        split = SplitFacts(name="train", rows=3, questions=3, file="train.parquet")
+        card = dataset_card(dataset(configs=(ConfigFacts(name="both", note="", splits=(split,)),), study_key=None))
+        assert DatasetCard(card).data.configs == [
+            {"config_name": "both", "data_files": [{"split": "train", "path": "train.parquet"}]}
+        ]
+        assert "study key" not in card
+
     def test_of_traces_and_results(self) -> None:
         judges = (JudgeFacts(judge="j@1", model="llama", question="contains"),)
         told = dataset_card(dataset(kind="traces", judges=judges, scorers=("boxed@1", "match@2")))
@@ -225,6 +261,50 @@ class TestWhatIsTold:
         assert f"| adapter_model.safetensors | {'e' * 64} |" in card
         assert "| – | – | – | 12 of" in model_card(model(compared=False))
         assert "No study in this store has asked it yet" in model_card(model(results=(), study=None, study_key=None))
+
+    def test_of_a_student_that_was_asked_dev_questions(self) -> None:
+        check = CheckFacts(
+            dataset="held out",
+            n=40,
+            accuracy=0.25,
+            low=0.142,
+            high=0.402,
+            boxed=0.9,
+            base_accuracy=0.1,
+            base_boxed=None,
+        )
+        card = model_card(model(checks=(check,)))
+        assert "## On dev questions" in card
+        assert "| held out | 40 | 25.0 (14.2–40.2) | 10.0 | 90.0 | – |" in card
+        assert "## On dev questions" not in model_card(model())
+
+    def test_of_a_student_of_files(self) -> None:
+        training = TrainingFacts(
+            recipe="born", training_set="abc123", rows=14, held_out=1, questions=12, teachers=("qwq-32b",),
+            files={"born.jsonl": "9" * 64},
+        )  # fmt: skip
+        card = model_card(model(training=training, benchmarks=(), results=(), study=None, study_key=None, chain=None))
+        assert ModelCard(card).data.tags == ["factscale", "reasoning", "factuality"]
+        assert "trained on examples that were read from files. It thinks" in card
+        assert (
+            "14 examples by qwq-32b on 12 questions, 1 of them held out of training, from `born.jsonl` (sha256 `99"
+            in card
+        )
+        assert "Files → training set `abc123` → student" in card
+        assert "The examples stand under the terms of where they come from." in card
+        assert "No study" not in card
+        assert "| terms |" not in card
+
+    def test_of_a_student_of_a_mix(self) -> None:
+        card = model_card(model(training=TRAINING.model_copy(update={"recipe": "both"})))
+        assert "a student of the mix `both` of teachers' reasoning traces. It thinks" in card
+        assert "`factscale train abc123 --student qwen2.5-0.5b` with the hyperparameters above makes it again" in card
+
+    def test_of_the_base_its_licence_or_where_it_stands(self) -> None:
+        assert "[its page](https://huggingface.co/Qwen/Qwen2.5-0.5B-Instruct) names its licence" in model_card(model())
+        known = model_card(model(base_id=None, base_revision=None, base_license="apache-2.0"))
+        assert "Its licence is `apache-2.0`." in known
+        assert "licence is" not in model_card(model(base_id=None, base_revision=None))
 
     def test_the_code_that_it_shows_is_python(self) -> None:
         cards = (

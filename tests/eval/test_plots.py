@@ -12,28 +12,29 @@ import pytest
 
 from eval import analysis_plots, scaling_plots
 from eval.agreement import summarise_judges
-from eval.plots import Plot, colour_of, models_of, panels_of
+from eval.plots import Plot, by_setting, colour_of, models_of, panels_of
 from eval.summary import Cell, LengthBin, Summary, summarise
 from store import queries
 from store.connection import Store
 from store.scores import score_study
 
 QUALITY = [
-    {
-        "recipe": "fs1",
-        "training_set": "b",
-        "candidates": 40,
-        "kept": 30,
-        "accuracy": 0.8,
-        "mean_thinking_tokens": 700.0,
-    },
-    {"recipe": "rt", "training_set": "a", "candidates": 40, "kept": 20, "accuracy": 0.5, "mean_thinking_tokens": 900.0},
+    {"name": name, "recipe": recipe, "training_set": key, "candidates": 40, "kept": kept, "accuracy": accuracy}
+    | {"mean_thinking_tokens": tokens, "judge_accuracy": judged, "semantic_match": None}
+    for name, recipe, key, kept, accuracy, tokens, judged in (
+        ("both", "mix", "c", 36, 0.65, 800.0, None),
+        ("fs1", "fs1", "b", 30, 0.8, 700.0, 0.75),
+        ("rt", "rt", "a", 20, 0.5, 900.0, None),
+    )
 ]
 LOGS = [
     {"student_key": "s", "step": 1, "loss": 3.0, "held_out_loss": None},
     {"student_key": "s", "step": 2, "loss": 2.0, "held_out_loss": 2.5},
 ]
-STUDENTS = [{"student_key": "s", "base": "tiny", "recipe": "rt"}]
+STUDENTS = [{"student_key": "s", "base": "tiny", "trained_on": "rt", "variant": ""}]
+
+
+LARGE: dict[str, Any] = {"model": "large", "base": "large", "parameters": 1_000_000_000}
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +74,35 @@ def test_budgets_are_drawn_at_their_accuracy_a_line_a_setting(summary: Summary) 
         assert words in plot.inline
 
 
+def test_students_of_a_sweep_have_a_panel_each_with_their_base_as_it_is(summary: Summary) -> None:
+    cells = []
+    for cell in summary.cells:
+        if cell.run.setting in ("rt", "fs1"):
+            names = [f"{cell.run.model}/{variant}" for variant in ("lora", "full")]
+            cells += [
+                cell._replace(run=cell.run._replace(run_key=f"{name}-{cell.run.run_key}", model=name)) for name in names
+            ]
+        else:
+            cells.append(cell)
+    small = [cell for cell in cells if cell.run.role == "student"]
+    panels = panels_of(small, "starter")
+    assert [panel.title for panel in panels] == [f"{made_study.SMALL}/lora", f"{made_study.SMALL}/full"]
+    for panel in panels:
+        assert list(by_setting(panel.cells)) == ["instruct", "cot", "rt", "fs1"]
+        own = {cell.run.model for cell in panel.cells if cell.run.setting in ("rt", "fs1")}
+        assert own == {panel.title}
+    # Of a base whose students of one setting alone differ, the others keep their panel.
+    some = [
+        cell._replace(run=cell.run._replace(model=cell.run.alias)) if cell.run.setting == "rt" else cell
+        for cell in small
+    ]
+    assert panels_of(some, "starter")[0].title == made_study.SMALL
+
+
 def test_models_that_ran_once_share_a_panel(summary: Summary) -> None:
     once = summary.cells[-1]
-    other = once._replace(run=once.run._replace(run_key="x", model="deepseek-r1-distill-llama-70b"))
+    name = "deepseek-r1-distill-llama-70b"
+    other = once._replace(run=once.run._replace(run_key="x", model=name, base=name))
     small = tuple(cell for cell in summary.cells if cell.run.model == made_study.SMALL)
     plot = drawn(
         scaling_plots.accuracy_by_budget(summary.model_copy(update={"cells": (*small, once, other)}), "starter")
@@ -100,7 +127,7 @@ def test_samples_are_drawn_as_pass_at_k_and_as_majority(summary: Summary) -> Non
 def test_sizes_need_two_of_students(summary: Summary) -> None:
     assert scaling_plots.accuracy_by_model_size(summary) is None
     larger = tuple(
-        cell._replace(run=cell.run._replace(run_key=f"{cell.run.run_key}-l", model="large", parameters=1_000_000_000))
+        cell._replace(run=cell.run._replace(run_key=f"{cell.run.run_key}-l", **LARGE))
         for cell in summary.cells
         if cell.run.model == made_study.SMALL
     )
@@ -110,6 +137,15 @@ def test_sizes_need_two_of_students(summary: Summary) -> None:
     assert x == [135_000_000, 1_000_000_000]
     assert y[0] == y[1]
     assert {"135M", "1B", "7.6B"} == {tick.get_text() for tick in plot.figure.axes[0].get_xticklabels()}
+    # Students of a sweep have a line each, which goes on where the other size has the same variant.
+    variants = tuple(
+        cell._replace(run=cell.run._replace(run_key=f"{cell.run.run_key}-{name}", model=f"{cell.run.alias}/{name}"))
+        for cell in both.cells
+        for name in ("a", "b")
+        if cell.run.setting == "fs1"
+    )
+    swept = drawn(scaling_plots.accuracy_by_model_size(summary.model_copy(update={"cells": variants})))
+    assert [x for x, _ in lines(swept.figure.axes[0], colour_of("fs1"))] == [[135_000_000, 1_000_000_000]] * 2
     unknown = changed(both, lambda cell: cell._replace(run=cell.run._replace(parameters=None)))
     assert scaling_plots.accuracy_by_model_size(unknown) is None
 
@@ -177,15 +213,12 @@ def test_judge_and_matcher_are_joined(summary: Summary) -> None:
 def test_training_quality_sets_rt_beside_fs1() -> None:
     plot = drawn(analysis_plots.training_quality(QUALITY))
     heights = [[bar.get_height() for bar in axis.patches] for axis in plot.figure.axes]
-    assert heights == [[0.5, 0.8], [0.5, 0.75], [900.0, 700.0]]
+    assert heights == [[0.5, 0.8, 0.65], [0.5, 0.75, 0.9], [900.0, 700.0, 800.0]]
+    first = plot.figure.axes[0]
+    assert [tick.get_text() for tick in first.get_xticklabels()] == ["rt\nn=40", "fs1\nn=40", "both\nn=40"]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in first.lines] == [([1.2], [0.75])]
     assert analysis_plots.training_quality([]) is None
     assert analysis_plots.training_quality([{**QUALITY[0], "candidates": None}]) is None
-
-
-def test_losses_are_drawn_where_steps_were_logged() -> None:
-    plot = drawn(analysis_plots.loss_curves(STUDENTS, LOGS))
-    assert lines(plot.figure.axes[0], colour_of("rt")) == [([1, 2], [3.0, 2.0]), ([2], [2.5])]
-    assert analysis_plots.loss_curves(STUDENTS, []) is None
 
 
 def test_low_accuracies_say_where_the_axis_ends(summary: Summary) -> None:

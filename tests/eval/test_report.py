@@ -86,7 +86,10 @@ def data(store: Store) -> ReportData:
     quality = [
         {"recipe": recipe, "training_set": f"set-{recipe}", "candidates": 12, "kept": 3, "accuracy": accuracy}
         | {"mean_thinking_tokens": 30.0, "dropped": '{"wrong": 7}', "students": 1, "held_out_before": 3.25}
-        | {"held_out_after": 2.5, "study_key": key}
+        | {"held_out_after": 2.5, "study_key": key, "name": recipe, "questions": 3, "held_out_questions": 1}
+        | {"semantic_match": 0.5, "judge_accuracy": None, "judge_agreement": None, "median_thinking_tokens": 28}
+        | {"p95_thinking_tokens": 60, "mean_kept_thinking_tokens": 25.5, "mean_example_tokens": 80.0}
+        | {"p95_example_tokens": 120, "max_example_tokens": 1300}
         for recipe, accuracy in (("rt", 0.25), ("fs1", 0.5))
     ]
     return ReportData(
@@ -151,6 +154,15 @@ def test_every_page_leads_to_every_other(pages: dict[str, Page]) -> None:
         assert sum(tag == "h1" for tag, _ in page.tags) == 1
 
 
+def test_training_sets_are_told_by_recipe_and_teacher(data: ReportData) -> None:
+    numbers = {"candidates": 1200, "kept": 30, "accuracy": 0.5, "judge_accuracy": 0.25, "semantic_match": None}
+    sources = [{**numbers, "recipe": "rt", "teacher": f"<b>{name}</b>", "dropped": {"too long": 4}} for name in "uv"]
+    row = {"name": "both", "recipe": "mix", "statistics": {**numbers, "dropped": {"wrong": 9}, "sources": sources}}
+    page = drawn(replace(data, training={**data.training, "training_sets": [row]}), "training.html")
+    assert "both all all 1,200 50.0% – 25.0% – 30 – – – wrong 9" in page.words
+    assert "both rt <b>u</b> 1,200 50.0% – 25.0% – 30 – – – too long 4 both rt <b>v</b> 1,200" in page.words
+
+
 def test_every_link_has_its_end(pages: dict[str, Page], folder: Path) -> None:
     for page in pages.values():
         ids = [str(attrs["id"]) for _, attrs in page.tags if attrs.get("id")]
@@ -199,8 +211,8 @@ def test_hostile_text_is_shown_as_text(pages: dict[str, Page]) -> None:
         ("datasets", "starter 10 1 1 no encoder 0 1 2 20.0%"),
         ("datasets", "its fact in a prompt for: What is the capital of land 1?"),
         ("datasets", "without: "),
-        ("training", "dropped: wrong 7, too long 2"),
-        ("training", "rt 12 25.0% 3 25.0% 30 1 3.250 2.500 set-rt"),
+        ("training", "rt all all – – – – – – – – – wrong 7, too long 2"),
+        ("training", "rt 12 25.0% 50.0% – 3 25.0% 30 26 80 1,300 3 1 1 3.250 2.500 set-rt"),
         ("training", "Of this question only the fs1 trace entered a training set."),
         ("retrieval", "These paths were searched with the gold answers as their ends."),
         ("retrieval", "3 of 6"),
@@ -246,7 +258,11 @@ def test_each_plot_names_itself_and_wears_the_colours_of_the_page(pages: dict[st
             "Accuracy by answer types on starter",
             "Share of right traces by length of the thought on starter",
         ],
-        "training": ["Quality of the training sets", "Training and held-out loss by step"],
+        "training": [
+            "Quality of the training sets",
+            "Training and held-out loss by step",
+            "Learning rate, speed and memory of training by step",
+        ],
         "retrieval": [
             "Share of questions connected, right against wrong answers",
             "Questions by hops of their shortest path",
@@ -257,7 +273,7 @@ def test_each_plot_names_itself_and_wears_the_colours_of_the_page(pages: dict[st
     assert all(f"var(--{name}, #" in styles for name in (*made_study.SETTINGS, "ink", "quiet", "rule"))
     names = {path.stem for path in (folder / "plots").glob("*.svg")}
     assert names == {path.stem for path in (folder / "plots").glob("*.png")}
-    assert len(names) == 11
+    assert len(names) == 12
 
 
 def test_the_manifest_names_every_file(folder: Path) -> None:

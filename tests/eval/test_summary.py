@@ -15,6 +15,7 @@ from eval.findings import markdown_summary, points, verdict
 from eval.statistics import PairedDifference
 from eval.summary import COUNTS, Baseline, Cell, Comparison, RunId, Summary, summarise
 from eval.tables import judge_table, table_rows
+from store import queries
 from store.connection import Store
 from store.scores import score_study
 from tasks.reports import summary_of
@@ -190,6 +191,46 @@ def test_the_baseline_can_be_chosen(
             if q in theirs
         ]
         assert one.difference.diff == pytest.approx(sum(gains) / len(gains))
+
+
+@pytest.mark.parametrize(
+    ("baseline", "pairs"),
+    [
+        # Students of one base are compared with the base as it is, and with that of their own variant.
+        (Baseline(), {"tiny-135m": "run-0", "tiny-135m/a": "run-0", "tiny-135m/b": "run-0"}),
+        (Baseline(setting="rt"), {"tiny-135m": "run-2", "tiny-135m/a": "run-2", "tiny-135m/b": "run-2b"}),
+        (Baseline(setting="rt", model="tiny-135m/b"), {"tiny-135m": "run-2b", "tiny-135m/a": "run-2b"}),
+    ],
+)
+def test_students_of_one_base_are_compared_by_their_base(
+    landed: tuple[Any, Store], baseline: Baseline, pairs: dict[str, str]
+) -> None:
+    _, store = landed
+    found = {
+        (run, budget): columns
+        for run, budget, columns in queries.score_columns(store, made_study.STUDY)
+        if run != "run-4"  # the other model's
+    }
+    runs = [row for row in queries.run_rows(store, made_study.STUDY) if row["run_key"] != "run-4"]
+    for row in list(runs):
+        row["base"] = row["model"]
+        if row["setting"] in ("rt", "fs1"):
+            runs.append({**row, "run_key": f"{row['run_key']}b", "model": "tiny-135m/b", "variant": "b"})
+            row |= {"model": "tiny-135m/a", "variant": "a"}
+    for budget in (16, 48, None):  # what the second students answered: something else than the first
+        found["run-2b", budget], found["run-3b", budget] = found["run-1", budget], found["run-2", budget]
+    summary = summarise([(*key, columns) for key, columns in found.items()], runs, baseline=baseline)
+
+    def shares(run: str) -> dict[str, float]:
+        columns = found[run, None]
+        return {q: c / n for q, c, n in zip(*(columns[x] for x in ("question_key", "correct", "samples")), strict=True)}
+
+    assert {one.run.model for one in summary.comparisons} >= set(pairs)
+    for one in summary.comparisons:
+        if one.run.model in pairs:
+            ours, theirs = shares(one.run.run_key), shares(pairs[one.run.model])
+            gains = [ours[question] - theirs[question] for question in ours if question in theirs]
+            assert one.difference.diff == pytest.approx(sum(gains) / len(gains))
 
 
 def test_what_went_wrong_is_counted(study: tuple[Any, Summary]) -> None:

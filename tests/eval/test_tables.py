@@ -30,6 +30,18 @@ NAMES = [
 ]
 QUALITY = {
     "study_key": "s",
+    "name": "rt",
+    "questions": 3,
+    "held_out_questions": 1,
+    "semantic_match": 0.5,
+    "judge_accuracy": None,
+    "judge_agreement": None,
+    "median_thinking_tokens": 28,
+    "p95_thinking_tokens": 60,
+    "mean_kept_thinking_tokens": 25.5,
+    "mean_example_tokens": 80.0,
+    "p95_example_tokens": 120,
+    "max_example_tokens": 130,
     "recipe": "rt",
     "training_set": "t",
     "candidates": 12,

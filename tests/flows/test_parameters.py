@@ -63,7 +63,7 @@ def test_a_report_is_chosen_without_changing_the_study(tmp_path: Path) -> None:
         ({"evaluate": {"budgets": []}}, r"evaluate\.budgets: .*at least 1 item"),
         (
             {"evaluate": {"settings": ["instruct", "magic"]}},
-            r"evaluate\.settings\.1: .*'instruct', 'cot', 'rt' or 'fs1'.*'magic'",
+            r"evaluate\.settings\.1: .*'instruct', 'cot', 'rt', 'fs1' or 'mix'.*'magic'",
         ),
         ({"evaluate": {"setings": ["cot"]}}, r"evaluate\.setings: unknown field"),
         ({"evaluate": {"samples": "many"}}, r"evaluate\.samples: .*integer.*'many'"),
@@ -155,7 +155,7 @@ def test_the_run_form_is_made_of_the_parameters() -> None:
     schema = parameter_schema(study.fn)
     fields = schema.definitions["Study"]["properties"]
     assert set(fields) == set(Study.model_fields)
-    assert schema.definitions["Setting"]["enum"] == ["instruct", "cot", "rt", "fs1"]
+    assert schema.definitions["Setting"]["enum"] == ["instruct", "cot", "rt", "fs1", "mix"]
     assert not any(d.get("additionalProperties") not in (None, False) for d in schema.definitions.values()), (
         "a free dict"
     )

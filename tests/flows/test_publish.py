@@ -28,13 +28,14 @@ from flows.cli import main
 from flows.evaluate import study_key
 from flows.orders import Orders
 from flows.parameters import load_study
-from models.finetune import Hyperparameters, StudentManifest, TrainResult, _weights
+from models.finetune import Hyperparameters, StudentManifest, TrainResult, _weights, verify
 from models.training_text import Dropped
 from store.home import Home
 from tasks import exports, shards
+from tasks.examples import examples_of
 from tasks.exports import dataset_facts, find_study, write_dataset
+from tasks.student_exports import find_student, write_card
 from tasks.targets import MARKER, deliver, target_named
-from tasks.training_sets import examples_of
 
 SECRET = "hf_do_not_tell"
 HUB_BASE = "org/tiny@" + "a" * 40
@@ -227,7 +228,10 @@ class TestDataset:
             (("made", "--to", "hub:a--b/c"), "Cannot have -- or .."),
             (("made", "--to", "./out", "--public"), "--public is for a repository"),
             (("made", "--to", "./out", "--license", "CC BY"), "give the hub's identifier in lower case"),
-            (("made", "--to", "./out", "--kind", "results", "--recipe", "rt"), "--recipe rt is for --kind training"),
+            (
+                ("made", "--to", "./out", "--kind", "results", "--recipe", "rt"),
+                "--training-set rt is for --kind training",
+            ),
             (("gone.yaml", "--to", "./out"), "no study file gone.yaml"),
         ],
     )
@@ -377,6 +381,30 @@ class TestModel:
         assert "embedded:tiny:0:c1" in card.text
         assert "lora_r" not in card.text
         assert json.loads((tmp_path / "out" / "config.json").read_text())["_name_or_path"] == "tiny-135m"
+
+    def test_the_card_in_its_folder_has_what_dev_questions_told(self, published: Published) -> None:
+        home, found = published.home, find_student(published.home.store, "student-fs1")
+        row = {
+            "dataset": "held out",
+            "questions": "set",
+            "n": 8,
+            "cut": 0,
+            "unparsed": 0,
+            "refused": 0,
+            "thinking_tokens": 5.0,
+        }
+        asked = {"traces_key": "traces", "base": "tiny-135m", **row}
+        checks = [
+            {**asked, "check_key": "check-1", "student_key": "student-fs1", "correct": 4, "boxed": 6},
+            {**asked, "check_key": "check-2", "student_key": None, "correct": 1, "boxed": 2},
+            {**asked, "check_key": "check-3", "student_key": None, "correct": 8, "boxed": 8, "questions": "other"},
+        ]
+        home.store.land({"student_checks": checks})
+        write_card(home, found)
+        text = (home.students / "student-fs1" / "README.md").read_text()
+        assert "| held out | 8 | 50.0 (21.5–78.5) | 12.5 | 75.0 | 25.0 |" in text
+        assert verify(home.students / "student-fs1").key == "student-fs1"  # a card is no weight
+        assert not list((home.students / "student-fs1").glob(".*"))
 
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "checkpoints/optimizer.pt"])
     def test_a_pickle_is_refused(self, published: Published, tmp_path: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,8 +11,10 @@ from pathlib import Path
 import mini_study
 import pytest
 
+from flows.orders import Orders, Waiting
 from flows.parameters import Study
 from store.home import Home
+from tasks.verdicts import MATCHER
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
@@ -54,20 +57,21 @@ def task_states(started_after: datetime) -> dict[str, str]:
     }
 
 
-def again(home: Home) -> dict[str, str]:
-    """Run the study again; the last states of its tasks, once the server has them all."""
+def again(home: Home, stage: str = "study", parameters: Study = STUDY, units: int = UNITS) -> dict[str, str]:
+    """Run the study (or one stage of it) again; the last states of its tasks, once the server has them all."""
     from prefect.events.worker import EventsWorker
 
+    from flows.finetune import finetune
     from flows.study import study
 
     now = datetime.now(UTC)
-    study(STUDY)
+    {"study": study, "finetune": finetune}[stage](parameters)
     EventsWorker.drain_all(timeout=20)
     # The server writes task runs down from a queue, behind the run that has ended, and late on a busy machine.
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         states = task_states(now)
-        if len(states) == UNITS and set(states.values()) <= {"Cached", "Completed"}:
+        if len(states) == units and set(states.values()) <= {"Cached", "Completed"}:
             break
         time.sleep(0.2)
     return states
@@ -191,3 +195,127 @@ class TestReport:
         page.unlink()
         assert report(STUDY) == str(page)
         assert page.is_file()
+
+
+SWEEP = {
+    # The first is the student that the study has trained already.
+    "sweep": [{"name": "two", "max_steps": 2}, {"name": "one", "max_steps": 1}],
+    "dev": {
+        "questions": {"split": "test", "limit": 2},
+        "max_thinking_tokens": 4,
+        "max_answer_tokens": mini_study.ANSWER,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def best(home: Home) -> Study:
+    """A study that evaluates the best of two variants; it has run up to its answers."""
+    from flows.evaluate import evaluate
+    from flows.finetune import finetune
+
+    parameters = Study.model_validate(mini_study.mini(finetune={**SWEEP, "select": "best"}))
+    with pytest.raises(Waiting, match="run `finetune` first"):
+        Orders(parameters, home).run(*Orders(parameters, home).run_names()[-1])
+    assert len(finetune(parameters)) == 2
+    evaluate(parameters)
+    return parameters
+
+
+class TestSweep:
+    def test_each_variant_is_a_unit_and_what_was_trained_is_not_trained_again(self, home: Home, best: Study) -> None:
+        rows = home.store.query("SELECT name, variant, (manifest -> '$.result.steps')::INTEGER AS steps FROM students")
+        assert {(row["name"], row["variant"], row["steps"]) for row in rows} == {
+            ("student smollm2-135m fs1", "", 2),
+            ("student smollm2-135m fs1 one", "one", 1),
+        }
+        steps = home.store.query(
+            "SELECT step, tokens, seconds FROM training_logs WHERE loss IS NOT NULL ORDER BY tokens"
+        )
+        assert sorted(row["step"] for row in steps) == [1, 1, 2]
+        assert all(row["tokens"] > 0 and row["seconds"] > 0 for row in steps)
+
+    def test_students_and_their_base_are_asked_the_dev_questions(self, home: Home, best: Study) -> None:
+        checks = {row["check_key"]: row for row in home.store.query("SELECT * FROM student_checks")}
+        orders = Orders(best, home)
+        asked = orders.checks()
+        assert {order.predictions.key for order in asked} == checks.keys()
+        assert {order.student for order in asked} == {
+            None,
+            *(orders.student(*name).key for name in orders.student_names()),
+        }
+        for order in asked:
+            row = checks[order.predictions.key]
+            found = home.store.query(
+                "SELECT p.how, t.forced, coalesce(v.correct, false) AS correct FROM traces t "
+                "JOIN predictions p USING (trace_id) JOIN questions q USING (dataset, question_id) "
+                "LEFT JOIN verdicts v ON v.prediction_key = p.prediction_key AND v.gold_key = q.gold_key AND v.judge = ? "
+                "WHERE t.thought_key = ? AND t.budget = 4",
+                [MATCHER, order.traces.spec.thought.key],
+            )
+            assert row["student_key"] == order.student
+            assert row["n"] == len(found) == 2
+            assert row["correct"] == sum(one["correct"] for one in found)
+            assert row["boxed"] == sum(one["how"] == "boxed" and not one["forced"] for one in found)
+
+    def test_the_best_is_evaluated_under_the_name_of_its_base(self, home: Home, best: Study) -> None:
+        accuracy = {
+            row["variant"]: row["accuracy"]
+            for row in home.store.query(
+                "SELECT s.variant, c.correct / c.n AS accuracy FROM study_students s JOIN student_checks c USING (check_key)"
+            )
+        }
+        assert set(accuracy) == {"two", "one"}
+        wanted = max(["two", "one"], key=lambda name: accuracy[name])  # the first of equal ones
+        (run,) = home.store.query("SELECT * FROM study_runs WHERE variant <> ''")
+        assert (run["variant"], run["model"], run["base"], run["setting"]) == (
+            wanted,
+            "smollm2-135m",
+            "smollm2-135m",
+            "fs1",
+        )
+        chosen = home.store.query("SELECT variant, chosen FROM study_students WHERE check_key IS NOT NULL")
+        assert {row["variant"]: row["chosen"] for row in chosen} == {name: name == wanted for name in ("two", "one")}
+
+    def test_all_is_cached_the_second_time(self, home: Home, best: Study) -> None:
+        states = again(home, "finetune", best, units=8)  # 2 students; answers and predictions of both and of their base
+        assert len(states) == 8
+        assert set(states.values()) == {"Cached"}
+
+    def test_all_variants_are_named_where_all_are_evaluated(self, home: Home, best: Study) -> None:
+        from flows.evaluate import evaluate
+        from flows.report import draw_report, result_table
+
+        parameters = Study.model_validate(mini_study.mini(finetune={**SWEEP, "select": "all"}))
+        key = evaluate(parameters)
+        runs = home.store.query("SELECT model, base, trained_on, variant FROM study_runs WHERE study_key = ?", [key])
+        assert {tuple(run.values()) for run in runs} == {
+            ("smollm2-135m", "smollm2-135m", None, ""),
+            ("smollm2-135m/two", "smollm2-135m", "fs1", "two"),
+            ("smollm2-135m/one", "smollm2-135m", "fs1", "one"),
+        }
+        rows = result_table(parameters, home)
+        assert (
+            len({(row["model"], row["setting"], row["budget"]) for row in rows})
+            == len(rows)
+            == 3 * len(mini_study.BUDGETS)
+        )
+        pages = draw_report(parameters, home).parent
+        training = (pages / "training.html").read_text(encoding="utf-8")
+        assert "as it is" in training
+        assert training.count(">two<") == training.count(">one<") == 2
+        assert "smollm2-135m/one" in (pages / "index.html").read_text(encoding="utf-8")
+
+    def test_curves_and_the_table_are_artifacts(self, home: Home, best: Study) -> None:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            found = client.read_artifacts()
+        curves = [one.data for one in found if one.key == "training-mini"]
+        assert curves
+        assert all("data:image/png;base64," in str(text) and len(str(text)) < 1_000_000 for text in curves)
+        tables = [json.loads(str(one.data)) for one in found if one.key == "students-mini"]
+        rows = next(rows for rows in tables if any("chosen" in row for row in rows))
+        assert [row["variant"] for row in rows] == ["untrained", "two", "one"]
+        assert sum(row["chosen"] == "yes" for row in rows) == 1
+        assert {row["dev_questions"] for row in rows} == {2}

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from tiny_model import make_tiny
 
 from models.engines.base import ModelRef
 from models.finetune import (
@@ -72,22 +73,8 @@ class Student:
 
 
 @pytest.fixture(scope="module")
-def tiny(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 2 layers with the embedded model's tokenizer: steps of milliseconds."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=True, dtype="bfloat16",
-    )  # fmt: skip
-    LlamaForCausalLM(config).bfloat16().save_pretrained(str(folder))
-    for pattern in ("tokenizer*", "chat_template*"):
-        for path in embedded.glob(pattern):
-            shutil.copy(path, folder)
-    return folder
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def spec_of(base: Path, hyperparameters: Hyperparameters) -> TrainSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_model import make_tiny
 
 from models.finetune import Hyperparameters, ProcessOptions, TrainJob, TrainLog, TrainSpec, train
 from models.launching import join
@@ -50,26 +50,9 @@ def two(**more: Any) -> ProcessOptions:
     return ProcessOptions(**{"gpus": 2, "device": "cpu", "threads": 2, "checkpoint_steps": 3, **more})
 
 
-def make_base(folder: Path, embedded: Path, tied: bool) -> Path:
-    """A random Llama of 2 layers with the embedded model's tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=tied, dtype="bfloat16",
-    )  # fmt: skip
-    LlamaForCausalLM(config).bfloat16().save_pretrained(str(folder))
-    for pattern in ("tokenizer*", "chat_template*"):
-        for path in embedded.glob(pattern):
-            shutil.copy(path, folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def base(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"), embedded, tied=True)
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def spec_of(base: Path, hyperparameters: Hyperparameters) -> TrainSpec:
@@ -150,12 +133,12 @@ class TestTwoProcesses:
         assert largest_difference(whole, single) < 1e-4
         assert any(float(tensor.abs().max()) > 0.01 for name, tensor in whole.items() if "lora_B" in name)
 
-    def test_a_loss_that_is_not_finite_on_one_of_them(self, embedded: Path, tmp_path: Path) -> None:
+    def test_a_loss_that_is_not_finite_on_one_of_them(self, tmp_path: Path) -> None:
         from safetensors.torch import save_file
         from transformers import AutoTokenizer
 
         # The embedding of a token that only one example has: the other process computes with numbers.
-        poisoned = make_base(tmp_path / "base", embedded, tied=False)
+        poisoned = make_tiny(tmp_path / "base", tied=False)
         tensors = weights(poisoned, "model.safetensors")
         tokenizer = AutoTokenizer.from_pretrained(str(poisoned))
         only = set(tokenizer(" Ada")["input_ids"]) - set(tokenizer(" ".join(str(e) for e in TRAINING[1:]))["input_ids"])

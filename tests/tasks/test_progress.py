@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.terminal import _showing
+from flows.terminal import showing
 from store.home import Home
 from tasks import progress as progress_module
 from tasks.progress import Event, account, dollars, listening, progress, seconds_left
@@ -55,6 +55,23 @@ class TestEvents:
             raise ZeroDivisionError
         assert [event.finished for event in events] == [False, True]
 
+    def test_a_note_is_told_until_there_is_another(self, events: list[Event]) -> None:
+        with progress("training", total=2, rows="steps") as meter:
+            meter.advance(1, note="loss 2.000")
+            meter.advance(1, note="loss 1.000")
+        assert [event.note for event in events] == ["", "loss 2.000", "loss 1.000", "loss 1.000"]
+        assert account(events[1])[0] == "loss 2.000"
+
+    def test_what_an_earlier_attempt_did_counts_as_done_and_not_as_pace(
+        self, clock: Clock, events: list[Event]
+    ) -> None:
+        with progress("training", total=100) as meter:
+            meter.resume(50)
+            clock.now += 10
+            meter.advance(1)
+        assert (events[1].done, events[1].started_at_done) == (51, 50)
+        assert seconds_left(events[1]) == pytest.approx(490)
+
 
 class TestTimeLeft:
     def test_what_landed_before_does_not_count(self) -> None:
@@ -99,7 +116,7 @@ class TestWords:
 class TestTerminal:
     def test_plain_lines_say_rate_time_left_and_cost(self, clock: Clock) -> None:
         shown = io.StringIO()
-        with _showing(Console(file=shown, width=120)) as show, listening(show), progress("unit", 110, 10) as meter:
+        with showing(Console(file=shown, width=120)) as show, listening(show), progress("unit", 110, 10) as meter:
             clock.now += 20
             meter.advance(10, tokens=4000, cost=0.42)
             meter.advance(10)  # too soon after the last line for one more
@@ -115,7 +132,7 @@ class TestTerminal:
     def test_bars_say_the_same(self, clock: Clock) -> None:
         shown = io.StringIO()
         console = Console(file=shown, width=120, force_terminal=True, color_system=None)
-        with _showing(console) as show, listening(show), progress("unit", 110, 10) as meter:
+        with showing(console) as show, listening(show), progress("unit", 110, 10) as meter:
             clock.now += 20
             meter.advance(10, tokens=4000, cost=0.42)
         drawn = [line for line in shown.getvalue().splitlines() if "20/110" in line]

@@ -13,7 +13,7 @@ from models.finetune import MANIFEST, Dropped, Hyperparameters, StudentManifest,
 from models.registry import ModelEntry
 from store.home import Home
 from store.types import InputError
-from tasks.weights import ModelChoice, block_name, key_of
+from tasks.weights import ModelChoice, block_name, key_of, tracker_secrets
 
 CHAT = Server(url="https://api.example.org/v1", model="big-1", api="chat", key_variable="FACTSCALE_TEST_KEY")
 OPEN = Server(url="http://127.0.0.1:8000/v1", model="served")
@@ -175,6 +175,12 @@ class TestKeys:
                 return key_of(CHAT, "m") == expected and in_a_task.submit().result()
 
             assert in_a_flow()
+            monkeypatch.delenv("WANDB_API_KEY", raising=False)
+            monkeypatch.delenv("WANDB_MODE", raising=False)
+            assert tracker_secrets(["wandb"]) == {}
+            Secret(value=SECRET).save("wandb-api-key")
+            assert tracker_secrets(["tensorboard", "wandb"]) == {"WANDB_API_KEY": SECRET}
+            assert tracker_secrets(["tensorboard"]) == {}
         assert SECRET not in "".join(capfd.readouterr())
         with pytest.raises(InputError, match="factscale-test-key"):  # without an API none is started to look for it
             key_of(CHAT, "m")
