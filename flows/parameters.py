@@ -296,7 +296,8 @@ class Distillation(Frozen):
         default="exact", description="Whose word makes a trace correct: the matcher's, the judge's, or that of both"
     )
     judge: Judge | None = Field(
-        default=None, description="A model that judges the teachers' answers; named, its verdicts are in the statistics too"
+        default=None,
+        description="A model that judges the teachers' answers; named, its verdicts are in the statistics too",
     )
     max_tokens: int | None = Field(
         default=8192,
@@ -307,7 +308,8 @@ class Distillation(Frozen):
     max_traces_per_question: int = Field(default=1, ge=1, description="Correct traces of a question used in training")
     held_out: float = Field(default=0.1, ge=0.0, lt=1.0, description="Share of the questions kept for held-out loss")
     semantic: Literal["auto", "off"] = Field(
-        default="auto", description="Count answers that are near a gold one in meaning: auto does where the encoder is installed"
+        default="auto",
+        description="Count answers that are near a gold one in meaning: auto does where the encoder is installed",
     )
     mixes: tuple[Mix, ...] = Field(
         default=(), description="More training sets, beside the one of each recipe with the traces of all teachers"
@@ -331,7 +333,9 @@ class Distillation(Frozen):
             _unique(tuple((part.recipe.value, part.teachers) for part in mix.parts))
             for part in mix.parts:
                 if part.recipe not in self.recipes:
-                    raise ValueError(f"mix {mix.name!r} takes recipe {part.recipe}, but distill.recipes has none: add it")
+                    raise ValueError(
+                        f"mix {mix.name!r} takes recipe {part.recipe}, but distill.recipes has none: add it"
+                    )
                 if unasked := sorted(set(part.teachers) - set(self.teachers)):
                     raise ValueError(
                         f"mix {mix.name!r} takes traces of {', '.join(unasked)}, which distill.teachers does not name: add it"
@@ -383,7 +387,9 @@ class DevCheck(Frozen):
     )
     max_thinking_tokens: int = Field(default=1024, ge=1)
     max_answer_tokens: int = Field(default=256, ge=1)
-    base: bool = Field(default=True, description="Ask the untrained model (setting `instruct`) as well, to compare with")
+    base: bool = Field(
+        default=True, description="Ask the untrained model (setting `instruct`) as well, to compare with"
+    )
 
 
 class TrainingRun(Frozen):
@@ -422,7 +428,8 @@ class Tuning(Frozen):
     )
     hyperparameters: Hyperparameters = Hyperparameters()
     sweep: tuple[Variant, ...] = Field(
-        default=(), description="Several ways to train, each a student of its own; empty: one, with hyperparameters as they are"
+        default=(),
+        description="Several ways to train, each a student of its own; empty: one, with hyperparameters as they are",
     )
     select: Literal["all", "best"] = Field(
         default="all",
@@ -546,7 +553,9 @@ class Finetune(Distill):
             )
         dev = self.finetune.dev
         if dev is not None and dev.questions is None and self.distill.held_out == 0:
-            raise ValueError("finetune.dev: distill.held_out is 0, so there are no dev questions; name some in dev.questions")
+            raise ValueError(
+                "finetune.dev: distill.held_out is 0, so there are no dev questions; name some in dev.questions"
+            )
         return self
 
     @property
@@ -565,7 +574,9 @@ class Evaluate(Finetune):
         for setting in self.evaluate.settings:
             if setting is Setting.MIX:
                 if not any(mix.name in self.trained_on for mix in self.distill.mixes):
-                    raise ValueError("evaluate.settings names mix, but no student is trained on one: add it to distill.mixes")
+                    raise ValueError(
+                        "evaluate.settings names mix, but no student is trained on one: add it to distill.mixes"
+                    )
             elif setting.trained and Recipe(setting.value) not in self.distill.recipes:
                 raise ValueError(f"evaluate.settings names {setting}, but distill.recipes has no {setting}: add it")
             elif setting.trained and setting.value not in self.trained_on:

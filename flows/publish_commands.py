@@ -64,7 +64,10 @@ def publish_dataset(
     training_set: Annotated[
         str | None,
         typer.Option(
-            "--training-set", "--recipe", metavar="NAME", help="One training set: rt, fs1, or a mix by its name; else all."
+            "--training-set",
+            "--recipe",
+            metavar="NAME",
+            help="One training set: rt, fs1, or a mix by its name; else all.",
         ),
     ] = None,
     execute: ExecuteOption = False,

@@ -100,7 +100,9 @@ def key_of(server: Server, alias: str) -> dict[str, str]:
     """
     if server.key_variable is None:
         return {}
-    key = os.environ.get(server.key_variable, "").strip() or _secret(block_name(server.key_variable), f"model {alias!r}")
+    key = os.environ.get(server.key_variable, "").strip() or _secret(
+        block_name(server.key_variable), f"model {alias!r}"
+    )
     if not key:
         raise InputError(
             f"model {alias!r}: {server.host} wants a key: set the environment variable {server.key_variable}, or save it as "

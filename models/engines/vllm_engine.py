@@ -69,9 +69,16 @@ class VllmEngine:
         if self._merged is not None:
             path = self._merged
             merge_adapter(model, path, choose_dtype(options.dtype, self.device))
+        context = min(LONGEST_CONTEXT, int(load_config(model).get_text_config().max_position_embeddings))
         if self.device == "cpu":
-            # Only whole blocks are cached, and the default of 128 tokens is a whole prompt.
-            placed: dict[str, Any] = {"block_size": 32, "enforce_eager": True}
+            # Only whole blocks are cached, and the default of 128 tokens is a whole prompt. A prompt that is read in pieces
+            # takes back a random number after each, which a CPU's generator cannot: vLLM 0.32 ends with an error.
+            placed: dict[str, Any] = {
+                "block_size": 32,
+                "enforce_eager": True,
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": context,
+            }
         else:
             placed = {
                 "tensor_parallel_size": options.tensor_parallel,
@@ -88,7 +95,7 @@ class VllmEngine:
             load_format="safetensors",
             enable_prefix_caching=True,
             max_num_seqs=self.rows,
-            max_model_len=min(LONGEST_CONTEXT, int(load_config(model).get_text_config().max_position_embeddings)),
+            max_model_len=context,
             **placed,
         )
         if served is not None:

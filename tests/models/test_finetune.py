@@ -382,9 +382,7 @@ class TestRefusals:
         with pytest.raises(InputError, match=r"gives token id \d+, the model has embeddings for 900"):
             train(spec_of(small, TINY), TRAINING, (), tmp_path / "student")
 
-    def test_a_tracker_that_is_not_installed(
-        self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_tracker_that_is_not_installed(self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("models.finetune.find_spec", lambda name: None)
         with pytest.raises(InputError, match=r"report_to 'wandb' needs the package wandb.*pip install wandb"):
             train(spec_of(tiny, TINY), TRAINING, (), tmp_path / "s", options=ProcessOptions(report_to=("wandb",)))

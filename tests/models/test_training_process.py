@@ -59,7 +59,6 @@ class TestRunChild:
             run_child("", tmp_path / "log", None, stop)
         assert not is_alive(seen[0])
 
-
     @pytest.mark.parametrize("cause_first", [True, False])
     def test_of_several_errors_the_cause_is_told(
         self, cause_first: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -156,7 +156,10 @@ class TestTemplate:
             ),
             ("{% for m in messages %}<start_of_turn>{{ m.content }}<end_of_turn>{% endfor %}", "'<start_of_turn>'"),
             ("{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}", "nothing of that ends a generation"),
-            ("{% for m in messages %}{{ m.role }}<|im_end|>{% endfor %}", "leaves out what a user or an assistant says"),
+            (
+                "{% for m in messages %}{{ m.role }}<|im_end|>{% endfor %}",
+                "leaves out what a user or an assistant says",
+            ),
             ("", "has no chat template"),
         ],
     )
