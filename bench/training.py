@@ -34,6 +34,7 @@ from eval.benchmarks import load
 from models.embedded import default_cache, embedded_key, embedded_model
 from models.finetune import Hyperparameters, Precision, ProcessOptions, TrainJob, TrainLog, TrainSpec, train
 from models.prompts import question_prompt
+from models.training_process import environment
 from models.training_text import Example, in_order
 from store.types import RunError, Setting
 
@@ -226,15 +227,9 @@ def _raw(side: Side, spec: TrainSpec, made: Sequence[Example], options: ProcessO
     answer = folder / "answer"
     job = TrainJob(spec=spec, examples=tuple(in_order(made)), held_out=(), folder=folder, options=options)
     asked = {"side": side, "job": job.model_dump(mode="json"), "answer": str(answer)}
-    # As our training process has it.
-    threads = str(options.threads)
-    environment = {
-        "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", **os.environ,
-        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
-        "HF_DATASETS_CACHE": str(folder / "datasets"),
-    }  # fmt: skip
+    child = {**environment(options.threads), "HF_DATASETS_CACHE": str(folder / "datasets")}
     done = subprocess.run(
-        [sys.executable, "-m", "bench.training_raw"], input=json.dumps(asked), text=True, env=environment,
+        [sys.executable, "-m", "bench.training_raw"], input=json.dumps(asked), text=True, env=child,
         capture_output=True, cwd=ROOT, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, TrainerCallback, get_scheduler, set_seed
+from transformers import TrainerCallback, get_scheduler, set_seed
 
 from models.engines.base import ModelRef
 from models.engines.loading import load_tokenizer
 from models.finetune import TrainJob
 from models.formats import format_named
 from models.training_batches import pad
-from models.training_model import choose_precision
+from models.training_model import choose_precision, student_model
 from models.training_text import IGNORED, build_dataset
 
 Step = dict[str, float]
@@ -43,17 +42,7 @@ def main() -> None:
     tokenizer = load_tokenizer(ModelRef("base", spec.base))
     dataset, _ = build_dataset(job.examples, tokenizer, format_named(spec.format), hyper.max_length)
     set_seed(hyper.seed)
-    model = AutoModelForCausalLM.from_pretrained(
-        str(spec.base), dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
-    if hyper.method == "lora":
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                r=hyper.lora_r, lora_alpha=hyper.lora_alpha, lora_dropout=hyper.lora_dropout, bias="none",
-                target_modules="all-linear", task_type="CAUSAL_LM",
-            ),
-        )  # fmt: skip
+    model, _ = student_model(spec, precision, device)  # the very one that we train
     work: dict[str, Callable[..., list[Step]]] = {"trl": of_trl, "loop": of_loop}
     with tempfile.TemporaryDirectory() as folder:
         steps = work[asked["side"]](job, model, tokenizer, dataset, device, precision == "bf16", folder)

@@ -78,13 +78,14 @@ def accuracy_by_group(summary: Summary, dataset: str, by: Literal["hops", "answe
     models = models_of(group.run for group in groups)
     if not models:
         return None
-    groups = [group for model in models for group in shown_with(model, groups)]
+    panels = [shown_with(model, groups) for model in models]
+    shown = [group for panel in panels for group in panel]
     figure, axes = figure_of(len(models))
-    top, label = scale_of(group.accuracy.high for group in groups)
-    for axis, model in zip(axes, models, strict=True):
-        _bars(axis, shown_with(model, groups))
+    top, label = scale_of(group.accuracy.high for group in shown)
+    for axis, model, mine in zip(axes, models, panels, strict=True):
+        _bars(axis, mine)
         dress(axis, model, "", f"{_GROUP_AXES[by]} (n questions)", label, top)
-    legend(figure, {group.run.setting for group in groups}, bars=True)
+    legend(figure, {group.run.setting for group in shown}, bars=True)
     name = {"hops": "hops", "answer_type": "answer-types"}[by]
     return Plot(f"{name}-{dataset}", f"Accuracy by {name.replace('-', ' ')} on {dataset}", figure)
 

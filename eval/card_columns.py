@@ -21,7 +21,10 @@ _QUESTION = (
     Column("gold", "gold answers (text, Wikidata id, aliases); any one of them is right"),
 )
 _ASKED = (
-    Column("model", "who answered; of a student, its base"),
+    Column("model", "who answered, as tables call it: the base's alias, with mix and variant of several students"),
+    Column("base", "the alias alone"),
+    Column("trained_on", "the student's training set: a recipe's, or a mix by its name; null: a model as it is"),
+    Column("variant", "of the student in a sweep; empty: there is none"),
     Column("role", "student or baseline"),
     Column(
         "setting", "instruct, cot (asked to think step by step), rt or fs1 (students of that recipe), mix (of several)"

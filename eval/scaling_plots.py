@@ -127,11 +127,11 @@ def accuracy_by_length(summary: Summary, dataset: str) -> Plot | None:
     models = models_of(one.run for one in bins)
     if not models:
         return None
-    bins = [one for model in models for one in shown_with(model, bins)]
+    panels = [shown_with(model, bins) for model in models]
+    shown = [one for panel in panels for one in panel]
     figure, axes = figure_of(len(models))
-    top, label = scale_of((one.correct / one.traces for one in bins), "share of traces right")
-    for axis, model in zip(axes, models, strict=True):
-        mine = shown_with(model, bins)
+    top, label = scale_of((one.correct / one.traces for one in shown), "share of traces right")
+    for axis, model, mine in zip(axes, models, panels, strict=True):
         for setting in sorted({one.run.setting for one in mine}, key=setting_rank):
             _length_lines(axis, [one for one in mine if one.run.setting == setting], setting)
         note = (
@@ -139,7 +139,7 @@ def accuracy_by_length(summary: Summary, dataset: str) -> Plot | None:
         )
         logarithmic(axis, _octaves(mine))
         dress(axis, model, note, "thinking tokens (logarithmic)", label, top)
-    legend(figure, {one.run.setting for one in bins})
+    legend(figure, {one.run.setting for one in shown})
     return Plot(f"lengths-{dataset}", f"Share of right traces by length of the thought on {dataset}", figure)
 
 

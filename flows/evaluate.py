@@ -43,14 +43,37 @@ def evaluate(parameters: Evaluate) -> str:
 
 
 def study_key(
-    parameters: Evaluate, runs: Sequence[RunOrder], judges: Sequence[JudgeOrder], overlaps: Sequence[OverlapOrder]
+    parameters: Evaluate,
+    runs: Sequence[RunOrder],
+    judges: Sequence[JudgeOrder],
+    overlaps: Sequence[OverlapOrder],
+    trained: Sequence[str],
 ) -> str:
     """Key of a study: all that it asks for (how its models are run and its report looks is no part of it), and the units
-    that it came to, which change with their students and judges."""
+    that it came to, which change with their students and judges; ``trained`` are those of :func:`training_units`."""
     # How students are trained, beside what they become, is left out as well.
     asked = parameters.model_dump(mode="json", exclude={"generation": True, "report": True, "finetune": {"run"}})
     readings = sorted(run.predictions.key for run in runs)
-    return digest([asked, readings, [judge.spec.judge for judge in judges], [order.key for order in overlaps]])
+    made = [[judge.spec.judge for judge in judges], [order.key for order in overlaps], *([trained] if trained else [])]
+    return digest([asked, readings, *made])
+
+
+def training_units(orders: Orders, parameters: Evaluate) -> list[str]:
+    """Keys of the training sets that were made on the way to a study, and of the checks of its students on dev questions:
+    those that have landed. None where it evaluates no student."""
+    if not _evaluates_students(parameters):
+        return []
+    sets = _training_sets(orders, parameters).values()
+    return sorted({*(unit for unit, _ in sets), *_checked(orders)})
+
+
+def _evaluates_students(parameters: Evaluate) -> bool:
+    return any(setting.trained for setting in parameters.evaluate.settings)
+
+
+def _checked(orders: Orders) -> set[str]:
+    """Keys of the checks on dev questions that have landed."""
+    return orders.store.known("student_checks", "check_key", [check.predictions.key for check in orders.checks()])
 
 
 def _register(
@@ -60,7 +83,7 @@ def _register(
     judges: Sequence[JudgeOrder],
     overlaps: Sequence[OverlapOrder],
 ) -> str:
-    key = study_key(parameters, runs, judges, overlaps)
+    key = study_key(parameters, runs, judges, overlaps, training_units(orders, parameters))
     first = judges[0].spec.judge if judges else None
     rows = [
         {
@@ -121,8 +144,9 @@ def _student_rows(
 ) -> list[dict[str, str | bool | None]]:
     """The students that were trained on the way to this study, where it evaluates any."""
     dev = parameters.finetune.dev
-    if not any(setting.trained for setting in parameters.evaluate.settings):
+    if not _evaluates_students(parameters):
         return []
+    there = _checked(orders)
     rows: list[dict[str, str | bool | None]] = []
     for name in orders.student_names():
         student = orders.student(*name).key
@@ -135,8 +159,8 @@ def _student_rows(
                 "base": name.base,
                 "trained_on": name.training_set,
                 "variant": name.variant,
-                "check_key": own,
-                "base_check_key": base,
+                "check_key": own if own in there else None,
+                "base_check_key": base if base in there else None,
                 "chosen": student in evaluated,
             }
         )
@@ -145,8 +169,16 @@ def _student_rows(
 
 def _training_set_rows(orders: Orders, parameters: Evaluate, key: str) -> list[dict[str, str]]:
     """The training sets that were made on the way to this study, where it evaluates any student."""
-    if not any(setting.trained for setting in parameters.evaluate.settings):
+    if not _evaluates_students(parameters):
         return []
+    return [
+        {"study_key": key, "name": name, "training_set": training_set, "unit_key": unit}
+        for name, (unit, training_set) in _training_sets(orders, parameters).items()
+    ]
+
+
+def _training_sets(orders: Orders, parameters: Evaluate) -> dict[str, tuple[str, str]]:
+    """Unit and content of the training sets that have landed, by name."""
     units: dict[str, str] = {}
     for name in parameters.distill.training_sets:
         with suppress(Waiting):  # one that no student is trained on need not be there
@@ -156,8 +188,4 @@ def _training_set_rows(orders: Orders, parameters: Evaluate, key: str) -> list[d
         "SELECT unit_key, training_set FROM training_set_units SEMI JOIN wanted_ids ON wanted = unit_key",
     )
     made = {row["unit_key"]: row["training_set"] for row in rows}
-    return [
-        {"study_key": key, "name": name, "training_set": made[unit], "unit_key": unit}
-        for name, unit in units.items()
-        if unit in made
-    ]
+    return {name: (unit, made[unit]) for name, unit in units.items() if unit in made}

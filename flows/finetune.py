@@ -5,13 +5,12 @@ Run alone: ``factscale study run deployments/studies/sweep.yaml --only finetune`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from eval.statistics import wilson
 from eval.training_plots import training_plots
 from flows.artifacts import gather, markdown, pictures, table, threads
 from flows.orders import CheckOrder, Orders, student_name
@@ -39,7 +38,7 @@ def finetune(parameters: Finetune) -> list[str]:
     gather([submit(student, one, orders.store, missing=student_missing(one, home)) for one in made.values()])
     _ask(orders, orders.checks())
     best = _choose(orders, parameters)
-    shown = [row for base in parameters.finetune.students for row in _rows(orders, parameters, base, best)]
+    shown = _rows(orders, parameters, best)
     table(f"students-{parameters.name}", shown, "Students: held-out loss, answers to dev questions, speed and memory")
     known = student_rows(orders.store, list(made))
     by_key = {row["student_key"]: row for row in known["students"]}
@@ -57,10 +56,13 @@ def _ask(orders: Orders, checks: Sequence[CheckOrder]) -> None:
         register_questions(orders.store, check.predictions.questions)
     gather([submit(traces, check.traces, orders.store) for check in checks])
     gather([submit(predictions, check.predictions, orders.store) for check in checks])
+    there = orders.store.known("student_checks", "check_key", [check.predictions.key for check in checks])
+    new = [check for check in checks if check.predictions.key not in there and land_check(orders.store, *check)]
+    students, bases = {check.student for check in new}, {check.base for check in new if check.student is None}
     for check in checks:
-        land_check(orders.store, check.predictions, check.base, check.student, check.dataset)
-    for key in {check.student for check in checks if check.student}:
-        write_card(orders.home, find_student(orders.store, key))  # again, now that it has dev results
+        # A card shows a student beside its base, so what is new of either belongs into it.
+        if check.student is not None and (check.student in students or check.base in bases):
+            write_card(orders.home, find_student(orders.store, check.student))
 
 
 def _choose(orders: Orders, parameters: Finetune) -> set[tuple[str, str, str]]:
@@ -76,42 +78,48 @@ def _choose(orders: Orders, parameters: Finetune) -> set[tuple[str, str, str]]:
     return found
 
 
-def _rows(orders: Orders, parameters: Finetune, base: str, best: set[tuple[str, str, str]]) -> list[Row]:
-    """The table of one base: a row a training set for it as it is, then one a student."""
-    dev = parameters.finetune.dev
+def _rows(orders: Orders, parameters: Finetune, best: set[tuple[str, str, str]]) -> list[Row]:
+    """A row a student, those of one base and training set together; before them the base as it is, where it was asked."""
+    tuning, dev = parameters.finetune, parameters.finetune.dev
+    variants = [*([None] if dev is not None and dev.base else []), *tuning.variants]
+    pairs = [(base, training_set) for base in tuning.students for training_set in parameters.trained_on]
+    names = [(*pair, variant) for pair in pairs for variant in variants]
+    students = {name: orders.student(*name[:2], name[2]).key for name in names if name[2] is not None}
+    checks = {name: orders.check(*name).predictions.key for name in names} if dev is not None else {}
+    trained, answered = _trained(orders, list(students.values())), checked(orders.store, list(checks.values()))
     rows = []
-    for training_set in parameters.trained_on:
-        variants = [None] if dev is not None and dev.base else []
-        for variant in [*variants, *parameters.finetune.variants]:
-            check = orders.check(base, training_set, variant) if dev is not None else None
-            row: Row = {
-                "base": base,
-                "training_set": training_set,
-                "variant": "untrained" if variant is None else variant,
-            }
-            if best:
-                row["chosen"] = "yes" if (base, training_set, variant) in best else ""
-            key = None if variant is None else orders.student(base, training_set, variant).key
-            rows.append(row | _trained(orders, key) | (_answered(orders, check) if check else {}))
+    for name in names:
+        base, training_set, variant = name
+        shown = "untrained" if variant is None else variant
+        row: Row = {"base": base, "training_set": training_set, "variant": shown}
+        if best:
+            row["chosen"] = "yes" if name in best else ""
+        row |= trained[students[name]] if name in students else dict.fromkeys(_TRAINED)
+        rows.append(row | (_answered(answered[checks[name]]) if checks else {}))
     return rows
 
 
-def _trained(orders: Orders, key: str | None) -> Row:
-    names = ("held_out_before", "held_out_after", "steps", "seconds", "tokens_per_second", "peak_memory_bytes")
-    if key is None:
-        return dict.fromkeys((*names[:-1], "peak_memory_gib"))
-    found = orders.store.query(f"SELECT {', '.join(names)} FROM student_quality WHERE student_key = ?", [key])[0]  # noqa: S608
-    memory = found.pop("peak_memory_bytes")
-    return {**found, "peak_memory_gib": None if memory is None else round(memory / 2**30, 2)}
+_LOSSES_AND_SPEED = ("held_out_before", "held_out_after", "steps", "seconds", "tokens_per_second")
+_TRAINED = (*_LOSSES_AND_SPEED, "peak_memory_gib")
 
 
-def _answered(orders: Orders, check: CheckOrder) -> Row:
-    found = checked(orders.store, [check.predictions.key])[check.predictions.key]
-    low, high, _ = wilson(round(found["accuracy"] * found["n"]), found["n"])
+def _trained(orders: Orders, keys: Sequence[str]) -> dict[str, Row]:
+    """How students were trained, by their keys."""
+    rows = orders.store.query_for(
+        keys,
+        f"SELECT DISTINCT student_key, {', '.join(_LOSSES_AND_SPEED)}, "  # noqa: S608 - names of this module
+        "round(peak_memory_bytes / 2**30, 2) AS peak_memory_gib FROM student_quality SEMI JOIN wanted_ids "
+        "ON wanted = student_key",
+    )
+    return {row.pop("student_key"): row for row in rows}
+
+
+def _answered(found: Mapping[str, Any]) -> Row:
+    """What a check on dev questions told."""
     return {
         "dev_questions": found["n"],
         "dev_accuracy": round(found["accuracy"], 4),
-        "95% interval": f"{low:.3f} to {high:.3f}",
+        "95% interval": f"{found['low']:.3f} to {found['high']:.3f}",
         "in_a_box": round(found["boxed"], 4),
         "cut": round(found["cut"], 4),
         "thinking_tokens": round(found["thinking_tokens"], 1),

@@ -334,7 +334,7 @@ class Orders:
         for key in (*(reading.key for part in parts for reading in part), *([judge.key] if judge else [])):
             self._need(key, "distill")
         recipes, over_all = self.recipes_of(name), mix.max_traces_per_question
-        tokenizer = self.registry.entry(chosen.tokenizer)
+        tokenizer = self.registry.entry(parameters.counted_by)
         questions = tuple(question_key(question) for question in self.train_questions)
         spec = TrainingSetSpec(
             parts=tuple(

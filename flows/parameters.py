@@ -18,7 +18,7 @@ from eval.benchmarks.registry import HUB_ID, check_pinned
 from eval.overlap import OverlapOptions
 from models.budgets import Extension
 from models.engines.base import KEY_VARIABLE, plain_url
-from models.finetune import ADAPTER_FIELDS, Hyperparameters, Precision, Tracker
+from models.finetune import ADAPTER_FIELDS, Hyperparameters, Method, Precision, Scheduler, Tracker
 from store.types import STUDY_SETTINGS, Frozen, InputError, JudgeQuestion, Question, Recipe, Sampling, Setting, Split
 from tasks.questions import load_questions
 from tasks.traces import Run
@@ -253,7 +253,7 @@ class Judge(Frozen):
 class MixPart(Frozen):
     """Traces of one recipe that enter a mix."""
 
-    recipe: Recipe
+    recipe: Recipe = Field(description="rt: from the question alone; fs1: with paths in the prompt")
     teachers: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
         default=(), description="Of these teachers alone; empty: of all that the study asks"
     )
@@ -266,7 +266,7 @@ class Mix(Frozen):
     """A training set put together of several recipes or teachers, beside the one that each recipe gets."""
 
     name: Annotated[str, Field(pattern=NAME, description="How runs and tables call it")]
-    parts: tuple[MixPart, ...] = Field(min_length=1)
+    parts: tuple[MixPart, ...] = Field(min_length=1, description="What it is put together of")
     max_traces_per_question: int | None = Field(
         default=None, ge=1, description="Over all parts; empty: as in distill, for each part"
     )
@@ -274,8 +274,8 @@ class Mix(Frozen):
     @field_validator("name")
     @classmethod
     def _is_no_recipe(cls, name: str) -> str:
-        if name in tuple(Recipe):
-            raise ValueError(f"{name!r} is the name of a recipe's own training set; choose another")
+        if name in tuple(Setting):
+            raise ValueError(f"{name!r} is the name of a setting, or of a recipe's own training set; choose another")
         return name
 
 
@@ -304,7 +304,10 @@ class Distillation(Frozen):
         ge=8,
         description="Tokens of a whole training example (prompt, thought, answer) at most (fs1: 8192); empty: no limit here",
     )
-    tokenizer: Alias = Field(default="smollm2-135m", description="The model whose tokenizer counts, usually a student")
+    tokenizer: Alias | None = Field(
+        default=None,
+        description="The model whose tokenizer counts, usually a student; empty: that of retrieve.tokenizer",
+    )
     max_traces_per_question: int = Field(default=1, ge=1, description="Correct traces of a question used in training")
     held_out: float = Field(default=0.1, ge=0.0, lt=1.0, description="Share of the questions kept for held-out loss")
     semantic: Literal["auto", "off"] = Field(
@@ -348,34 +351,39 @@ class Distillation(Frozen):
         return (*(recipe.value for recipe in self.recipes), *(mix.name for mix in self.mixes))
 
 
+def _as_in(name: str) -> str:
+    """The help of a variant's field: that of the hyperparameter, and what empty means."""
+    return f"{Hyperparameters.model_fields[name].description}. Empty: as in the study's hyperparameters"
+
+
 class Variant(Frozen):
     """One way to train in a sweep: hyperparameters that differ from the study's; what is left out is as there."""
 
     name: Annotated[str, Field(pattern=NAME, description="How runs and tables call it")]
-    method: Literal["lora", "qlora", "full"] | None = None
-    learning_rate: float | None = Field(default=None, gt=0, le=1)
-    epochs: float | None = Field(default=None, gt=0, le=1000)
-    max_steps: int | None = Field(default=None, ge=1)
-    batch_size: int | None = Field(default=None, ge=1)
-    gradient_accumulation: int | None = Field(default=None, ge=1)
-    max_length: int | None = Field(default=None, ge=8)
-    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
-    weight_decay: float | None = Field(default=None, ge=0, le=1)
-    scheduler: Literal["cosine", "linear", "constant_with_warmup"] | None = None
-    lora_r: int | None = Field(default=None, ge=1, le=1024)
-    lora_alpha: int | None = Field(default=None, ge=1)
-    lora_dropout: float | None = Field(default=None, ge=0, lt=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**32)
-    precision: Precision | None = None
+    method: Method | None = Field(default=None, description=_as_in("method"))
+    learning_rate: float | None = Field(default=None, gt=0, le=1, description=_as_in("learning_rate"))
+    epochs: float | None = Field(default=None, gt=0, le=1000, description=_as_in("epochs"))
+    max_steps: int | None = Field(default=None, ge=1, description=_as_in("max_steps"))
+    batch_size: int | None = Field(default=None, ge=1, description=_as_in("batch_size"))
+    gradient_accumulation: int | None = Field(default=None, ge=1, description=_as_in("gradient_accumulation"))
+    max_length: int | None = Field(default=None, ge=8, description=_as_in("max_length"))
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1, description=_as_in("warmup_ratio"))
+    weight_decay: float | None = Field(default=None, ge=0, le=1, description=_as_in("weight_decay"))
+    scheduler: Scheduler | None = Field(default=None, description=_as_in("scheduler"))
+    lora_r: int | None = Field(default=None, ge=1, le=1024, description=_as_in("lora_r"))
+    lora_alpha: int | None = Field(default=None, ge=1, description=_as_in("lora_alpha"))
+    lora_dropout: float | None = Field(default=None, ge=0, lt=1, description=_as_in("lora_dropout"))
+    seed: int | None = Field(default=None, ge=0, lt=2**32, description=_as_in("seed"))
+    precision: Precision | None = Field(default=None, description=_as_in("precision"))
 
     def applied(self, base: Hyperparameters) -> Hyperparameters:
-        """``base`` with what this variant says. Another method takes its own defaults where neither says more."""
+        """``base`` with what this variant says. Full training after adapters, or the other way round, takes the rate and the
+        adapter of its own method where the variant does not say more."""
         changed = self.model_dump(exclude={"name"}, exclude_none=True)
-        known = base.model_dump(include=base.model_fields_set)
-        if changed.get("method", base.method) != base.method:
-            # The study's rate and adapter are those of its own method.
+        known = base.model_dump()
+        if (changed.get("method", base.method) == "full") != (base.method == "full"):
             for name in ("learning_rate", *ADAPTER_FIELDS):
-                known.pop(name, None)
+                del known[name]
         return Hyperparameters.model_validate(known | changed)
 
 
@@ -385,8 +393,8 @@ class DevCheck(Frozen):
     questions: QuestionSet | None = Field(
         default=None, description="Empty: the questions held out of the student's own training set (distill.held_out)"
     )
-    max_thinking_tokens: int = Field(default=1024, ge=1)
-    max_answer_tokens: int = Field(default=256, ge=1)
+    max_thinking_tokens: int = Field(default=1024, ge=1, description="The budget of a thought")
+    max_answer_tokens: int = Field(default=256, ge=1, description="Tokens of an answer at most")
     base: bool = Field(
         default=True, description="Ask the untrained model (setting `instruct`) as well, to compare with"
     )
@@ -398,7 +406,9 @@ class TrainingRun(Frozen):
     gpus: int = Field(
         default=1, ge=1, le=64, description="GPUs a node (FSDP2 beyond 1); gradient_accumulation is divided among all"
     )
-    nodes: int = Field(default=1, ge=1, le=64, description="Machines; see docs/training.md for the other ones' command")
+    nodes: int = Field(
+        default=1, ge=1, le=64, description="Machines; docs/training-several-gpus.md has the others' command"
+    )
     main_address: str | None = Field(
         default=None, description="host:port of the first machine, where there are several; empty: one machine"
     )
@@ -422,11 +432,13 @@ class TrainingRun(Frozen):
 class Tuning(Frozen):
     """Students: which bases are trained on which training sets, and how."""
 
-    students: Annotated[tuple[Alias, ...], Field(min_length=1), AfterValidator(_unique)] = ("smollm2-135m",)
+    students: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
+        default=("smollm2-135m",), min_length=1, description="The bases, by their aliases in the registry"
+    )
     training_sets: Annotated[tuple[str, ...], AfterValidator(_unique)] = Field(
         default=(), description="Recipes and mixes to train on; empty: all of distill"
     )
-    hyperparameters: Hyperparameters = Hyperparameters()
+    hyperparameters: Hyperparameters = Field(default=Hyperparameters(), description="How every student is trained")
     sweep: tuple[Variant, ...] = Field(
         default=(),
         description="Several ways to train, each a student of its own; empty: one, with hyperparameters as they are",
@@ -438,14 +450,16 @@ class Tuning(Frozen):
     dev: DevCheck | None = Field(
         default=None, description="Ask students dev questions after training; needed to select the best"
     )
-    run: TrainingRun = TrainingRun()
+    run: TrainingRun = Field(
+        default=TrainingRun(), description="GPUs, packing, trackers: what changes no student and enters no key"
+    )
 
     @model_validator(mode="after")
     def _variants_differ(self) -> Tuning:
         _unique(tuple(variant.name for variant in self.sweep))
         seen: dict[Hyperparameters, str] = {}
         for variant in self.sweep:
-            made = variant.applied(self.hyperparameters)
+            made = variant.applied(self.hyperparameters).filled()
             if made in seen:
                 raise ValueError(f"sweep: {variant.name!r} is the same student as {seen[made]!r}; leave one out")
             seen[made] = variant.name
@@ -537,6 +551,11 @@ class Distill(Retrieve):
 
     distill: Distillation = Distillation()
     generation: Generation = Generation()
+
+    @property
+    def counted_by(self) -> str:
+        """The alias of the model whose tokenizer counts the tokens of examples."""
+        return self.distill.tokenizer or self.retrieve.tokenizer
 
 
 class Finetune(Distill):

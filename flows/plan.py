@@ -7,28 +7,38 @@ which is that of these tokens where the registry gives a model prices; prompts a
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from flows.orders import STUDENT_FORMAT, CheckOrder, Orders, RunOrder, Waiting, student_name
-from flows.parameters import Judge, Study
+from flows.parameters import Judge, QuestionSet, Study
 from models.embedded import default_cache
 from models.example_lengths import reader_key
+from models.finetune import Hyperparameters, ProcessOptions, check_packages, check_wandb_key
+from models.launching import check_devices
 from models.registry import model_key
 from store.connection import Store
 from store.home import Home
 from store.types import InputError
 from tasks.overlaps import encoder_name
+from tasks.questions import question_key
+from tasks.students import student_missing
 from tasks.traces import TracesOrder, missing_rows
-from tasks.weights import ModelChoice
+from tasks.weights import ModelChoice, tracker_secrets
 
 Row = dict[str, Any]
 _LEAST_FREE_BYTES = 200 * 1024**2
+_TRAINING = (None, "study", "finetune")
+"""Runs that train: of everything, and of the one stage."""
 
 
-def check(study: Study, home: Home) -> None:
-    """Everything that can be told wrong before the first unit runs. Raises InputError, or RunError for a locked store."""
+def check(study: Study, home: Home, only: str | None = None) -> None:
+    """Everything that can be told wrong before the first unit of a run (or of one stage of it) begins.
+
+    Raises InputError, or RunError for a locked store.
+    """
     home.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home.folder).free
     if free < _LEAST_FREE_BYTES:
@@ -55,11 +65,67 @@ def check(study: Study, home: Home) -> None:
     named = (dev.questions,) if dev is not None and dev.questions is not None else ()
     for questions in (study.train, *study.retrieve.datasets, *named, *study.evaluate.datasets):
         questions.load()
+    if dev is not None and dev.questions is not None:
+        _check_dev_questions(study, dev.questions)
+    if _trains(study, only):
+        _check_training(study, orders, only)
+
+
+def _trains(study: Study, only: str | None) -> bool:
+    """Whether students are trained: a study that evaluates none leaves that stage out."""
+    return only == "finetune" or any(setting.trained for setting in study.evaluate.settings)
+
+
+def _check_training(study: Study, orders: Orders, only: str | None) -> None:
+    """What would end a training at its very beginning, in the order of the sweep."""
+    options = ProcessOptions(**study.finetune.run.model_dump())
+    for name, hyper in study.finetune.variants.items():
+        try:
+            check_devices(hyper, options)
+            for alias in study.finetune.students:
+                entry = orders.registry.entry(alias)
+                if hyper.max_length > entry.context_length:
+                    raise InputError(
+                        f"max_length: {hyper.max_length} is more than the context of model {alias!r}, {entry.context_length} "
+                        f"tokens by {orders.registry.path}; use at most that"
+                    )
+            if only in _TRAINING:
+                _check_packages(hyper, options, orders)
+        except InputError as error:
+            where = f"finetune.sweep {name!r}" if name else "finetune"
+            raise InputError(f"{where}: {error}") from None
+
+
+def _check_packages(hyper: Hyperparameters, options: ProcessOptions, orders: Orders) -> None:
+    try:
+        check_packages(hyper.method, options)
+    except InputError:
+        if _untrained(orders):  # else another machine has trained them
+            raise
+
+
+def _untrained(orders: Orders) -> bool:
+    """Whether a student is still to be trained, as far as can be told."""
+    students = (_ready(lambda: orders.student(*name)) for name in orders.student_names())  # noqa: B023 - called at once
+    return any(one is None or student_missing(one, orders.home) for one in students)
+
+
+def _check_dev_questions(study: Study, questions: QuestionSet) -> None:
+    """Dev questions that students have learned, or are evaluated on, would tell nothing or flatter the results."""
+    dev = {question_key(question) for question in questions.load()}
+    others = [("train", study.train), *(("evaluate.datasets", one) for one in study.evaluate.datasets)]
+    for field, other in others:
+        shared = len(dev & {question_key(question) for question in other.load()})
+        if shared:
+            raise InputError(
+                f"finetune.dev.questions: {shared} of its {len(dev)} questions are in {field} "
+                f"({other.dataset}-{other.split}) as well; name another split or set, or leave it out for the held-out ones"
+            )
 
 
 def _check_tokenizer(study: Study, orders: Orders) -> None:
     try:
-        reader_key(orders.registry.entry(study.distill.tokenizer), STUDENT_FORMAT)
+        reader_key(orders.registry.entry(study.counted_by), STUDENT_FORMAT)
     except InputError as error:
         raise InputError(f"distill.tokenizer: {error}") from None
 
@@ -75,7 +141,8 @@ def _check_servers(study: Study) -> None:
 
 
 def check_keys(study: Study, home: Home, only: str | None = None) -> None:
-    """Whether there is a key for every server that a run (or one stage of it) asks: in the environment or the Prefect API.
+    """Whether there is a key for every server that a run (or one stage of it) asks, and for the tracker that it reports
+    to: in the environment or the Prefect API.
 
     Raises InputError that names the variable, the Prefect block and the model.
     """
@@ -86,8 +153,13 @@ def check_keys(study: Study, home: Home, only: str | None = None) -> None:
     if only in (None, "study", "evaluate"):
         judges = (judge.model for judge in study.evaluate.judges)
         aliases += (*study.finetune.students, *study.evaluate.baselines, *judges)
+    if only == "finetune" and study.finetune.dev is not None and study.finetune.dev.base:
+        aliases += study.finetune.students  # as they are; with the whole study they are asked to evaluate them, too
     for alias in aliases:
         orders.model(alias).secrets()
+    trackers = study.finetune.run.report_to
+    if only in _TRAINING and "wandb" in trackers and _trains(study, only) and _untrained(orders):
+        check_wandb_key({**os.environ, **tracker_secrets(trackers)})
 
 
 def plan(study: Study, home: Home) -> list[Row]:

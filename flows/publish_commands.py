@@ -99,7 +99,11 @@ def publish_dataset(
 @publish_app.command("model")
 def publish_model(
     student: Annotated[
-        str, typer.Argument(metavar="STUDENT", help="BASE-RECIPE, e.g. smollm2-135m-fs1, or the beginning of its key.")
+        str,
+        typer.Argument(
+            metavar="STUDENT",
+            help="BASE-TRAINING_SET[-VARIANT], e.g. smollm2-135m-fs1, or the beginning of its key.",
+        ),
     ],
     to: ToOption,
     execute: ExecuteOption = False,

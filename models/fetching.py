@@ -64,13 +64,18 @@ def content(folder: Path, patterns: Iterable[str], memory: Path) -> str:
     return digest({path.name: _remembered_sha256(path, memory) for path in files})
 
 
+def sha256_of(path: Path) -> str:
+    """Hex digits of a file's sha256, read in pieces."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def _remembered_sha256(path: Path, memory: Path) -> str:
     state = path.stat()
     note = memory / digest([str(path.resolve()), state.st_size, state.st_mtime_ns])
     if note.is_file() and (known := note.read_text().strip()):
         return known
-    with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    found = sha256_of(path)
     memory.mkdir(parents=True, exist_ok=True)
     note.write_text(found)
     return found

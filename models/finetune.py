@@ -13,7 +13,6 @@ of its own.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import netrc
 import os
@@ -26,10 +25,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from models.fetching import sha256_of
 from models.formats import format_named
-from models.launching import check_devices, launch_of, run_launched, tidy
+from models.launching import call_off, check_devices, launch_of, run_launched, tidy
 from models.training_process import run_child
 from models.training_text import Dropped, Example, in_order, training_set_hash
 from store.types import Frozen, InputError, RunError, digest
@@ -43,6 +43,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenize
 Precision = Literal["auto", "fp32", "bf16"]
 Method = Literal["lora", "qlora", "full"]
 Kind = Literal["lora", "full"]
+Scheduler = Literal["cosine", "linear", "constant_with_warmup"]
 Tracker = Literal["tensorboard", "wandb"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -56,43 +57,41 @@ class Hyperparameters(Frozen):
     """How a student is trained. The defaults of full training are those of the fs1 study.
 
     ``qlora`` is LoRA over a base whose weights are held in 4 bits; it needs a GPU and the package bitsandbytes.
-    ``precision`` bf16 is autocast over fp32 weights; ``auto`` takes it where the hardware multiplies bf16 natively.
-    ``learning_rate`` is never None once validated: what is left out is filled in by the method (:data:`RATES`).
+    ``precision`` bf16 is autocast over fp32 weights, or over a frozen base in its own dtype on a GPU; ``auto`` takes it
+    where the hardware multiplies bf16 natively.
     """
 
     method: Method = Field(
         default="lora", description="lora: adapters; qlora: adapters over a 4-bit base (GPU); full: all weights"
     )
+    # None, and not the number, so that a form that shows defaults does not give one method the rate of another.
     learning_rate: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        validate_default=True,
-        description="Empty: 1e-5 for full training (fs1), 2e-4 for adapters; models below 1B learn faster with 1e-3",
+        description="Left empty 1e-5 for full training (fs1), 2e-4 for adapters; models below 1B learn faster with 1e-3",
     )
-    epochs: float = Field(default=5.0, gt=0, le=1000)
+    epochs: float = Field(default=5.0, gt=0, le=1000, description="How often each example is learned")
     batch_size: int = Field(default=4, ge=1, description="Examples that a device computes together")
     gradient_accumulation: int = Field(
         default=4, ge=1, description="Batches that make one step, over all devices; batch_size times this is 16 in fs1"
     )
     max_length: int = Field(default=8192, ge=8, description="Tokens; longer examples are dropped, never cut")
     # Below 1, since transformers reads 1 and more as a number of steps.
-    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-4, ge=0, le=1)
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    lora_r: int = Field(default=16, ge=1, le=1024)
-    lora_alpha: int = Field(default=32, ge=1)
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    max_steps: int | None = Field(default=None, ge=1, description="Ends earlier than epochs would, or later")
-    precision: Precision = "auto"
-
-    @field_validator("learning_rate")
-    @classmethod
-    def _rate_of_the_method(cls, rate: float | None, info: ValidationInfo) -> float | None:
-        # Two spellings of one student would be two cache keys.
-        return RATES.get(info.data.get("method", "")) if rate is None else rate
+    warmup_ratio: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the steps in which the rate rises from 0"
+    )
+    weight_decay: float = Field(default=1e-4, ge=0, le=1, description="Of AdamW")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="Of AdamW: decay of its two averages")
+    lora_r: int = Field(default=16, ge=1, le=1024, description="Rank of an adapter")
+    lora_alpha: int = Field(default=32, ge=1, description="An adapter is scaled by this over its rank")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of an adapter's inputs that is dropped")
+    scheduler: Scheduler = Field(default="cosine", description="How the rate falls after the warm-up")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the order of examples, new weights and dropout")
+    max_steps: int | None = Field(
+        default=None, ge=1, description="Ends earlier than epochs would, or later; left empty, epochs decide"
+    )
+    precision: Precision = Field(default="auto", description="auto: bf16 where the hardware multiplies it, else fp32")
 
     @model_validator(mode="after")
     def _full_has_one_form(self) -> Hyperparameters:
@@ -104,13 +103,21 @@ class Hyperparameters(Frozen):
 
     @property
     def rate(self) -> float:
-        """The learning rate."""
+        """The learning rate: the one that is said, else the method's (:data:`RATES`)."""
         return self.learning_rate if self.learning_rate is not None else RATES[self.method]
 
     @property
     def kind(self) -> Kind:
         """What comes of it: an adapter over the base, or a whole model."""
         return "full" if self.method == "full" else "lora"
+
+    def filled(self) -> Hyperparameters:
+        """The same with its rate said, as it stands in keys: two spellings of one student would be two keys."""
+        return self.model_copy(update={"learning_rate": self.rate})
+
+
+Filled = Annotated[Hyperparameters, AfterValidator(Hyperparameters.filled)]
+"""Hyperparameters as they stand in keys."""
 
 
 class TrainSpec(Frozen):
@@ -122,7 +129,7 @@ class TrainSpec(Frozen):
     base: Path
     base_key: str
     format: str
-    hyperparameters: Hyperparameters
+    hyperparameters: Filled
     chat_template: Path | None = None
     trust_remote_code: bool = False
 
@@ -137,7 +144,10 @@ class TrainSpec(Frozen):
 
 
 class ProcessOptions(Frozen):
-    """How the training process runs. None of it is part of a student's key. ``threads`` None leaves torch's default.
+    """How the training process runs. None of it is part of a student's key.
+
+    ``threads`` are of a machine; None leaves one process torch's default, and shares out the cores that this process may
+    use among several.
 
     ``packing`` joins the examples of a batch in one row instead of padding them; the loss is the same. ``report_to``
     names trackers that are told of the losses as well; their files go to ``<output>.tensorboard`` and ``<output>.wandb``.
@@ -163,8 +173,8 @@ class ProcessOptions(Frozen):
 
     @property
     def threads_each(self) -> int:
-        """Of every process of a machine."""
-        return max(1, (self.threads or os.cpu_count() or 1) // self.gpus)
+        """Of every process of a machine, where several are launched: an equal share, and one at least."""
+        return max(1, (self.threads or len(os.sched_getaffinity(0))) // self.gpus)
 
 
 class TrainLog(Frozen):
@@ -247,27 +257,32 @@ def train(
     The held-out loss is measured before the first step (the base model's), after each epoch and at the end. Optimiser:
     AdamW, gradients clipped to norm 1. LoRA adapts every linear layer but the output one. ``full`` saves in the
     dtype of the base's weights. On a CPU the same job with the same threads gives the same weights to the bit.
+    What a killed attempt left is gone on from; if it lacked nothing but its name, it only gets that.
     ``secrets``: environment variables that the process needs beside this one's, such as a tracker's key.
 
     Raises:
         InputError: the base is no model folder, no example fits, ``max_length`` exceeds the model's context, the chat
-            template is not the model's, a package or a GPU is missing, or ``output`` is taken by something else.
-        RunError: the loss is not finite, the process died, or another process trains into ``output``.
+            template is not the model's, a package or a GPU is missing, the loss is not finite, or ``output`` is taken by
+            something else.
+        RunError: the process died, or another process trains into ``output``.
     """
     options = options or ProcessOptions()
     format_named(spec.format)
     if not (spec.base / "config.json").is_file():
         raise InputError(f"base: {spec.base} has no config.json, so it is not a model folder; fetch the model first")
-    _check_packages(spec.hyperparameters.method, options)
+    check_packages(spec.hyperparameters.method, options)
     check_devices(spec.hyperparameters, options)
     if "wandb" in options.report_to:
-        _check_wandb_key({**os.environ, **(secrets or {})})
+        check_wandb_key({**os.environ, **(secrets or {})})
     training_set = training_set_hash(examples)
     held_out_set = training_set_hash(held_out) if held_out else None
     key = spec.key(training_set)
     with _claim(output, key, kind=spec.hyperparameters.kind) as (folder, done):
         if done is not None:
             return done
+        call_off(folder)
+        if (made := _made(folder, key, spec.hyperparameters.kind, held_out_set)) is not None:
+            return _publish(made, folder, output)
         _resume_or_clear(folder, {"key": key, "held_out_set": held_out_set, "versions": _versions()})
         job = TrainJob(
             spec=spec, examples=tuple(in_order(examples)), held_out=tuple(in_order(held_out)), folder=folder,
@@ -276,14 +291,13 @@ def train(
         result = _run(
             job, lambda line: on_log(TrainLog.model_validate(line)), _variables(options, output, secrets or {})
         )
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        (folder / JOB).unlink()
-        tidy(folder)
         manifest = StudentManifest(
             key=key, kind=spec.hyperparameters.kind, base_key=spec.base_key, format=spec.format,
             hyperparameters=spec.hyperparameters, training_set=training_set, held_out_set=held_out_set,
             result=TrainResult.model_validate(result), versions=_versions(), weights=_weights(folder),
         )  # fmt: skip
+        # Before what it could be made again from is removed: a kill from here on loses nothing.
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
         return _publish(manifest, folder, output)
 
 
@@ -291,9 +305,9 @@ def _run(job: TrainJob, on_log: Callable[[dict[str, Any]], None], variables: Map
     """Do the job in a process of its own, or in several."""
     options, text = job.options, job.model_dump_json()
     if options.devices == 1:
-        return run_child(text, job.folder / "train.log", options.threads, on_log, variables)
+        return run_child(text, job.folder / "train.log", options.threads, on_log, variables, options.device)
     launch = launch_of(job.spec.hyperparameters, options)
-    return run_launched(text, job.folder, launch, options.threads_each, on_log, variables)
+    return run_launched(text, job.folder, launch, options.threads_each, on_log, variables, options.device)
 
 
 def load_manifest(path: Path) -> StudentManifest | None:
@@ -354,8 +368,8 @@ def _already(output: Path, key: str, kind: str) -> StudentManifest | None:
     raise InputError(f"output: {output} holds {what}; remove it or name another folder")
 
 
-def _check_packages(method: Method, options: ProcessOptions) -> None:
-    """Whether the optional packages that the job needs are installed."""
+def check_packages(method: Method, options: ProcessOptions) -> None:
+    """Whether the optional packages that a training needs are installed. Raises InputError that names the package."""
     needed: dict[str, str] = {name: f"report_to {name!r}" for name in options.report_to}
     if method == "qlora":
         needed["bitsandbytes"] = "method 'qlora'"
@@ -364,9 +378,18 @@ def _check_packages(method: Method, options: ProcessOptions) -> None:
             raise InputError(f"{what} needs the package {package}, which is not installed: pip install {package}")
 
 
-def _check_wandb_key(variables: Mapping[str, str]) -> None:
-    """Whether Weights & Biases will know who reports; it would ask for a key on a terminal that is not there."""
-    if variables.get("WANDB_API_KEY") or variables.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+def wandb_wants_key(variables: Mapping[str, str]) -> bool:
+    """Whether Weights & Biases sends something, as these environment variables say, and none of them holds its key."""
+    quiet = variables.get("WANDB_MODE") in ("offline", "disabled", "dryrun")  # the last one is its old word for offline
+    return not quiet and not variables.get("WANDB_API_KEY")
+
+
+def check_wandb_key(variables: Mapping[str, str]) -> None:
+    """Whether Weights & Biases will know who reports; it would ask for a key on a terminal that is not there.
+
+    Raises InputError that names the variable of the environment and the Prefect block.
+    """
+    if not wandb_wants_key(variables):
         return
     host = urlsplit(variables.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
     try:
@@ -404,18 +427,30 @@ def _resume_or_clear(folder: Path, identity: dict[str, Any]) -> None:
     job.write_text(text)
 
 
+def _made(folder: Path, key: str, kind: str, held_out_set: str | None) -> StudentManifest | None:
+    """The manifest of a student that was whole when it was killed; anything less is no manifest, and is removed."""
+    manifest, wanted = load_manifest(folder), (key, kind, held_out_set)
+    if (
+        manifest is not None
+        and (manifest.key, manifest.kind, manifest.held_out_set) == wanted
+        and manifest.weights == _weights(folder)
+    ):
+        return manifest
+    (folder / MANIFEST).unlink(missing_ok=True)
+    return None
+
+
 def _publish(manifest: StudentManifest, folder: Path, output: Path) -> StudentManifest:
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    """Give what is whole its name, without what only its training needed."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    (folder / JOB).unlink(missing_ok=True)
+    tidy(folder)
     folder.rename(output)
     return manifest
 
 
 def _weights(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as handle:
-            found[path.name] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return found
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _versions() -> dict[str, str]:

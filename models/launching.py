@@ -27,13 +27,13 @@ import yaml
 from models.training_process import (
     FAILURE,
     LAUNCHER,
-    LONGEST,
     PIPE,
     TASK,
     Message,
     attended,
     die_with_parent,
     environment,
+    line_of,
     plainly,
 )
 from store.types import InputError, RunError
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 CONFIG = "accelerate.yaml"
 TRAINING = "training.json"
 """What the workers are to do: the attempt's name, the number of nodes, the job. Written before they start."""
+
+PART = ".part"
+"""What a file is called in addition until it is whole."""
 
 MEETING_SECONDS = 1800
 """How long a machine waits for the others."""
@@ -66,7 +69,6 @@ class Launch(NamedTuple):
     nodes: int = 1
     node: int = 0
     address: str | None = None
-    bf16: bool = False
     recompute: bool = False
 
     @property
@@ -113,7 +115,7 @@ def host_and_port(address: str) -> tuple[str, int]:
 def launch_of(hyper: Hyperparameters, options: ProcessOptions, node: int = 0) -> Launch:
     """How the machine ``node`` launches this job."""
     return Launch(
-        options.gpus, options.nodes, node, options.main_address, hyper.precision == "bf16",
+        options.gpus, options.nodes, node, options.main_address,
         recompute=options.gradient_checkpointing and options.devices > 1 and recomputed_by_accelerate(hyper),
     )  # fmt: skip
 
@@ -126,12 +128,12 @@ def recomputed_by_accelerate(hyper: Hyperparameters) -> bool:
 def accelerate_config(launch: Launch) -> dict[str, Any]:
     """The configuration for ``accelerate launch --config_file``: FSDP2 where there are several processes.
 
-    Weights are read by one process a machine and sent to the others; checkpoints stay in shards.
+    Weights are read by one process a machine and sent to the others; checkpoints stay in shards. The precision is left out,
+    since the workers choose it: what is said here would not count.
     """
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "NO" if launch.processes == 1 else "FSDP",
-        "mixed_precision": "bf16" if launch.bf16 else "no",
         "num_machines": launch.nodes,
         "num_processes": launch.processes,
         "machine_rank": launch.node,
@@ -177,6 +179,7 @@ def run_launched(
     threads: int | None,
     on_log: Callable[[Message], None],
     variables: Mapping[str, str] | None = None,
+    device: str = "auto",
 ) -> Message:
     """Do the ``TrainJob`` ``job`` (JSON) on all devices; hand on its log and return its result as ``run_child`` does.
 
@@ -190,13 +193,20 @@ def run_launched(
     task = folder / TRAINING
     _write_whole(task, json.dumps({"attempt": uuid4().hex, "nodes": launch.nodes, "job": json.loads(job)}))
     try:
-        return _launched(folder, launch, threads, on_log, variables or {})
+        return _launched(folder, launch, threads, on_log, variables or {}, device)
     finally:
-        task.unlink(missing_ok=True)
+        call_off(folder)
+
+
+def call_off(folder: Path) -> None:
+    """Let no other machine join what was begun in ``folder``: after a ``kill -9`` it still stands there."""
+    for name in (TRAINING, TRAINING + PART):
+        (folder / name).unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:
     """Remove what only the training needed."""
+    call_off(folder)
     for pattern in ("accelerate*.yaml", "train.node*.log", FAILURE):
         for path in folder.glob(pattern):
             path.unlink()
@@ -208,10 +218,11 @@ def _launched(
     threads: int | None,
     on_log: Callable[[Message], None],
     variables: Mapping[str, str],
+    device: str,
 ) -> Message:
     config = write_config(folder, launch)
     log = folder / ("train.log" if launch.node == 0 else f"train.node{launch.node}.log")
-    shared = {**environment(threads, launch.gpus), **variables, TASK: str((folder / TRAINING).absolute())}
+    shared = {**environment(threads, launch.gpus, device), **variables, TASK: str((folder / TRAINING).absolute())}
     with _named_pipe() as (path, messages, write):
         command = [sys.executable, "-c", LAUNCH, str(os.getpid()), *launch_arguments(config)]
         try:
@@ -233,13 +244,13 @@ def _named_pipe() -> Iterator[tuple[Path, Any, int]]:
         read = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # an ordinary open would wait for a writer
         write = os.open(path, os.O_WRONLY)
         os.set_blocking(read, True)
-        with os.fdopen(read, encoding="utf-8") as messages:
+        with os.fdopen(read, encoding="utf-8", errors="replace") as messages:
             yield path, messages, write
 
 
 def _write_whole(path: Path, text: str) -> None:
     """Nobody sees half of it."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     part.write_text(text, encoding="utf-8")
     part.replace(path)
 
@@ -271,13 +282,13 @@ def launch_main() -> None:
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()
-        _tell(f"the training could not be launched: {type(error).__name__}: {error}"[:LONGEST])
+        _tell(f"the training could not be launched: {type(error).__name__}: {error}")
         sys.exit(1)
 
 
 def _tell(error: str) -> None:
     with open(os.environ[PIPE], "w", encoding="utf-8") as pipe:
-        pipe.write(json.dumps({"error": error, "input": False}) + "\n")
+        pipe.write(line_of({"error": error, "input": False}))
 
 
 def join(folder: Path, rank: int, *, wait: float = 600.0, say: Callable[[str], None] = lambda _: None) -> int:
@@ -326,21 +337,28 @@ def _partial(folder: Path) -> Path:
 
 
 def _task(folder: Path, rank: int, joined: set[str]) -> tuple[Path, str, dict[str, Any]] | None:
-    """A training that this machine has not taken part in: its folder, its attempt and its job."""
+    """The newest training that this machine has not taken part in: its folder, its attempt and its job.
+
+    The newest, since a ``kill -9`` of machine 0 leaves one behind that nobody works at.
+    """
+    found: list[tuple[float, Path, dict[str, Any]]] = []
     for partial in [_partial(folder), *sorted(folder.glob("*.partial"))]:
         try:
-            task = json.loads((partial / TRAINING).read_text(encoding="utf-8"))
+            begun, text = (partial / TRAINING).stat().st_mtime, (partial / TRAINING).read_text(encoding="utf-8")
+            task = json.loads(text)
         except (OSError, ValueError):
             continue
         if task["nodes"] > rank and task["attempt"] not in joined:
-            return partial, task["attempt"], task["job"]
-    return None
+            found.append((begun, partial, task))
+    if not found:
+        return None
+    _, partial, task = max(found, key=lambda one: one[0])
+    return partial, task["attempt"], task["job"]
 
 
 def _take_part(partial: Path, job: dict[str, Any], rank: int) -> None:
     from models.finetune import TrainJob
 
     task = TrainJob.model_validate(job)
-    _launched(
-        partial, launch_of(task.spec.hyperparameters, task.options, rank), task.options.threads_each, lambda _: None, {}
-    )
+    launch = launch_of(task.spec.hyperparameters, task.options, rank)
+    _launched(partial, launch, task.options.threads_each, lambda _: None, {}, task.options.device)

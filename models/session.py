@@ -322,6 +322,7 @@ def _start(descriptor: int, output: int, secrets: Mapping[str, str]) -> subproce
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, **secrets}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    environment["PYTHONSAFEPATH"] = "1"  # else a folder `models` where the user happens to stand would come before ours
     # OpenMP threads that spin while they wait take the cores from whoever else runs: with one busy neighbour on two
     # cores spinning was measured 7 times slower.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -16,13 +16,15 @@ from typing import Any, Literal, NamedTuple
 from models.finetune import Hyperparameters
 from models.formats import Format
 from models.training_text import IGNORED, Dropped, Example, build_dataset
-from store.types import Frozen
+from store.types import Frozen, InputError
 
 _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _STATE = 12
 """Bytes beside its fp32 weight that a learned parameter needs: its gradient and AdamW's two moments."""
-_FOUR_BITS = 0.6
-"""Bytes of a weight in nf4 with its scales, the embeddings left in 16 bits."""
+_FOUR_BITS = 0.516
+"""Bytes of a weight in nf4 with its scales, which are quantised too: 4.127 bits (QLoRA, Dettmers et al. 2023)."""
+_MASK = 3
+"""Bytes a pair of tokens of one row: the mask that SDPA is given where rows are joined or padded, and what it is made from."""
 _LOGITS = {"fp32": 16, "bf16": 20}
 """Bytes a token and vocabulary entry: logits, their softmax in fp32, and the gradients of both."""
 _PROCESS = 800_000_000
@@ -81,7 +83,7 @@ def estimate(
     steps = hyper.max_steps or math.ceil(hyper.epochs * epoch)
     return Estimate(
         examples=len(lengths),
-        held_out=len(held_out),
+        held_out=_measured(held_out, tokenizer, form, hyper),
         dropped=dropped,
         tokens=sum(lengths),
         learned=sum(label != IGNORED for labels in dataset["labels"] for label in labels),
@@ -94,6 +96,14 @@ def estimate(
     )
 
 
+def _measured(held_out: Sequence[Example], tokenizer: Any, form: Format, hyper: Hyperparameters) -> int:
+    """How many of the held-out examples fit, and so would be measured; none of them has to."""
+    try:
+        return len(build_dataset(held_out, tokenizer, form, hyper.max_length)[0])
+    except InputError:
+        return 0
+
+
 def steps_an_epoch(examples: int, hyper: Hyperparameters, devices: int) -> int:
     """Steps of the optimiser, counted as transformers' ``Trainer`` counts them; each is over all ``devices``."""
     batches = math.ceil(examples / (hyper.batch_size * devices))
@@ -103,20 +113,19 @@ def steps_an_epoch(examples: int, hyper: Hyperparameters, devices: int) -> int:
 def memory_bytes(base: Path, parameters: int, hyper: Hyperparameters, batch_tokens: int, device: Device) -> int | None:
     """About how much memory a device needs: weights, what the optimiser keeps, and activations of one batch.
 
-    Activations are counted as the tensors that the backward pass of a Llama-like layer reads; attention's own are not,
-    since SDPA keeps none that grow with the square of the length. None where the base's config.json names other sizes.
+    Activations are counted as the tensors that the backward pass of a Llama-like layer reads; of attention's own only the
+    mask grows with the square of a row's length. None where the base's config.json names other sizes.
     """
-    config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
+    whole: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config = whole.get("text_config", whole)
     if any(not isinstance(config.get(name), int) for name in _SHAPE):
         return None
     hidden, inner, layers, heads, vocabulary = (int(config[name]) for name in _SHAPE)
     head = int(config.get("head_dim") or hidden // heads)
     keys = head * int(config.get("num_key_value_heads") or heads)
     width = 2 if device.precision == "bf16" else 4
-    # A base that is not learned is read in its own dtype on a GPU that computes in bf16.
-    frozen = 2.0 if (device.precision, device.kind) == ("bf16", "cuda") else 4.0
-    weights = parameters * {"full": 4.0, "lora": frozen, "qlora": _FOUR_BITS}[hyper.method]
+    matrices = 1 if config.get("tie_word_embeddings", whole.get("tie_word_embeddings", True)) else 2
+    weights = _weights(parameters, matrices * vocabulary * hidden, hyper, device)
     learned = parameters
     if hyper.kind == "lora":
         # Each adapted layer has r rows and r columns: query, key, value, output, gate, up and down.
@@ -127,5 +136,20 @@ def memory_bytes(base: Path, parameters: int, hyper: Hyperparameters, batch_toke
     layer = 4 * 6 * hidden + width * (5 * hidden + 4 * inner)
     kept = layers * width * hidden + layer if device.checkpointing else layers * layer
     activations = batch_tokens * (kept + vocabulary * _LOGITS[device.precision])
+    activations += _MASK * batch_tokens**2 // (1 if device.packing else hyper.batch_size)
     own = _PROCESS if device.kind == "cpu" else 0
     return round((weights + _STATE * learned) / device.devices + activations + own)
+
+
+def _weights(parameters: int, embeddings: int, hyper: Hyperparameters, device: Device) -> float:
+    """Bytes of the base's weights; ``embeddings`` of its ``parameters`` are embeddings and head."""
+    if hyper.method == "qlora":
+        # Those are not quantised, and peft holds them in fp32.
+        return _FOUR_BITS * (parameters - embeddings) + 4 * embeddings
+    bf16, full = device.precision == "bf16", hyper.method == "full"
+    if bf16 and device.kind == "cuda" and not full:
+        return 2.0 * parameters  # read in its own dtype
+    # Autocast multiplies by bf16 copies of fp32 weights. Those of learned ones are in its cache; those of a frozen base are
+    # kept for the backward pass, unless that makes them anew. Shards are put together in bf16, one layer at a time.
+    copied = bf16 and device.devices == 1 and (full or not device.checkpointing)
+    return (6.0 if copied else 4.0) * parameters

@@ -19,7 +19,6 @@ Importing this imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from models.fetching import sha256_of
 from models.prompts import question_prompt
 from models.training_text import Example
 from store.types import Answer, InputError, Message, Prompt, Question, Setting, digest
@@ -65,7 +65,7 @@ def read_examples(path: Path) -> FileExamples:
     teachers: set[str] = set()
     for split, parts in splits.items():
         for file in parts:
-            files[file.name] = _sha256(file)
+            files[file.name] = sha256_of(file)
             for where, row in _rows(file):
                 found[split].append(_example(row, where))
                 teachers.update(filter(None, [row.get("teacher")]))
@@ -203,8 +203,3 @@ def asked(question: str) -> Prompt:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "…"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -116,5 +116,9 @@ def save_student(model: Any, tokenizer: Any, kind: str, dtype: torch.dtype, fold
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     else:
+        # The trainer says otherwise, and a student that keeps no cache generates many times slower.
+        model.config.use_cache = True
+        if model.generation_config is not None:
+            model.generation_config.use_cache = True
         model.to(dtype).save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import signal
 import subprocess
@@ -30,14 +31,17 @@ BOOT = "from models.training_process import child_main; child_main()"
 LOG_LINES = 8
 """How many of the log's last lines a message about a dead child repeats."""
 
-LONGEST = 3000
-"""Characters of an error. Workers write into one pipe, which keeps what is shorter than 4096 bytes in one piece."""
+LONGEST = 4096
+"""Bytes of a message. Workers write into one pipe, which keeps no more than this in one piece (Linux's ``PIPE_BUF``)."""
 
 FAILURE = "failure.json"
 """Beside the job, for the other machines: what a worker failed of."""
 
-FOREIGN = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_")
-"""Variables of a distributed program that this one may itself be part of; a training is another one."""
+FOREIGN = (
+    "ACCELERATE_", "FSDP_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_",
+    "PMI_", "OMPI_", "MV2_", "MPI_LOCAL",
+)  # fmt: skip
+"""Variables of a distributed program that this one may itself be part of (torch's, or one of MPI's); a training is another."""
 
 LAUNCHER, TASK, PIPE = "FACTSCALE_LAUNCHER", "FACTSCALE_TASK", "FACTSCALE_PIPE"
 """What a worker reads from its environment: the launcher's process id, the file of its job, the pipe to the parent."""
@@ -49,10 +53,11 @@ def run_child(
     threads: int | None,
     on_log: Callable[[Message], None],
     variables: Mapping[str, str] | None = None,
+    device: str = "auto",
 ) -> Message:
     """Do ``job`` in a child process; hand every ``log`` message to ``on_log``; return the ``done`` one.
 
-    ``variables`` join the child's environment.
+    ``variables`` join the child's environment, which is that of :func:`environment`.
 
     Called and left in the same thread: the kernel ties the child's life to the thread that started it. Whatever ends
     this call early (an exception of ``on_log``, an interrupt) kills the child.
@@ -62,9 +67,10 @@ def run_child(
         RunError: the child died without a word; the message says by which signal and repeats the end of the log.
     """
     read, write = os.pipe()
-    with os.fdopen(read, encoding="utf-8") as messages:
+    with os.fdopen(read, encoding="utf-8", errors="replace") as messages:
         command = [sys.executable, "-c", BOOT, str(write), str(os.getpid())]
-        return attended(command, messages, write, log, on_log, {**environment(threads), **(variables or {})}, job)
+        child = {**environment(threads, device=device), **(variables or {})}
+        return attended(command, messages, write, log, on_log, child, job)
 
 
 def attended(
@@ -112,13 +118,14 @@ def plainly(failure: Message) -> InputError | RunError:
     return InputError(failure["error"]) if failure.get("input") else RunError(failure["error"])
 
 
-def environment(threads: int | None, gpus: int = 1) -> dict[str, str]:
-    """The child's environment: no network, no telemetry, so many GPUs, and this project on the import path."""
+def environment(threads: int | None, gpus: int = 1, device: str = "auto") -> dict[str, str]:
+    """The child's environment: no network, no telemetry, so many GPUs (on the device ``cpu`` none), this project's modules."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     root = str(Path(__file__).resolve().parents[1])
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH")])),
+        "PYTHONSAFEPATH": "1",  # else a folder `models` where the user happens to stand would come before ours
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
@@ -128,8 +135,9 @@ def environment(threads: int | None, gpus: int = 1) -> dict[str, str]:
         # measured 20-55 tokens/s against 140-190 beside two busy processes, and no loss on a quiet machine.
         "OMP_WAIT_POLICY": kept.get("OMP_WAIT_POLICY", "PASSIVE"),
         # With more GPUs in sight than processes transformers' Trainer spreads each batch over them (DataParallel),
-        # which is slower and changes the effective batch size. Which GPUs are used is chosen by this variable.
-        "CUDA_VISIBLE_DEVICES": ",".join(_visible(kept.get("CUDA_VISIBLE_DEVICES"), gpus)),
+        # which is slower and changes the effective batch size. Which GPUs are used is chosen by this variable. With one
+        # in sight torch would put the shards of a training on CPUs there.
+        "CUDA_VISIBLE_DEVICES": ",".join(_visible(kept.get("CUDA_VISIBLE_DEVICES"), 0 if device == "cpu" else gpus)),
         **({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}),
     }
 
@@ -157,13 +165,34 @@ def _last_word(messages: Any, on_log: Callable[[Message], None]) -> Message:
     for line in messages:
         if not line.endswith("\n"):
             break  # cut off by the child's death
-        message: Message = json.loads(line)
+        message = _message(line)
+        if message is None:
+            continue
         if "log" in message:
             on_log(message["log"])
         else:
             if not last or "done" in message or (last.get("unforeseen") and not message.get("unforeseen")):
                 last = message
     return last
+
+
+def _message(line: str) -> Message | None:
+    """None where it is none: what does not belong in the pipe must not hide what else is in it."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def line_of(message: Message) -> str:
+    """A message as one line of ASCII that a pipe keeps in one piece; an error that is too long for that is cut."""
+    line = json.dumps(message) + "\n"
+    while len(line) > LONGEST and message.get("error"):
+        # A character takes up to 12 bytes, as two escapes.
+        message = {**message, "error": message["error"][: -math.ceil((len(line) - LONGEST) / 12)]}
+        line = json.dumps(message) + "\n"
+    return line
 
 
 def _tail(log: Path) -> str:
@@ -178,7 +207,7 @@ def child_main() -> None:
     with os.fdopen(descriptor, "w", buffering=1, encoding="utf-8") as pipe:
 
         def send(message: Message) -> None:
-            pipe.write(json.dumps(message) + "\n")
+            pipe.write(line_of(message))
 
         if not do(sys.stdin.buffer.read(), send):
             sys.exit(1)
@@ -191,13 +220,13 @@ def do(job: bytes, send: Send) -> bool:
 
         send({"done": training_run.train(job, send)})
     except (InputError, RunError) as error:
-        send({"error": str(error)[:LONGEST], "input": isinstance(error, InputError)})
+        send({"error": str(error), "input": isinstance(error, InputError)})
         return False
     except Exception as error:
         traceback.print_exc()
         send(
             {
-                "error": f"the training process failed: {type(error).__name__}: {error}"[:LONGEST],
+                "error": f"the training process failed: {type(error).__name__}: {error}",
                 "input": False,
                 "unforeseen": True,
             }
@@ -231,7 +260,7 @@ def worker_main() -> None:
             if "error" in message and not message.get("unforeseen") and task["nodes"] > 1:
                 _write_once(file.with_name(FAILURE), json.dumps(message))
             if rank == 0 or "error" in message or ("done" in message and local == 0):
-                pipe.write(json.dumps(message) + "\n")
+                pipe.write(line_of(message))
 
         if not do(json.dumps(task["job"]).encode(), send):
             # At once: an orderly end would wait for the other ranks, which wait for this one.

@@ -52,6 +52,10 @@ class Ranks(NamedTuple):
         dist.broadcast_object_list(told, src=0, device=self.device)
         return told[0]
 
+    def same(self, value: Any) -> bool:
+        """Whether all ranks have the same value, which each of them hears."""
+        return self.largest(float(self.agreed(value) != value)) == 0
+
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:

@@ -5,6 +5,7 @@ Started by ``models.finetune`` through ``models.training_process``; nothing else
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from models.finetune import CHECKPOINTS, LOG, TrainJob, TrainLog, TrainResult
 from models.formats import format_named
 from models.launching import launch_of
 from models.training_batches import Order, Rows, dealt, packed, pad, tokens_in
+from models.training_estimate import steps_an_epoch
 from models.training_model import check_vocabulary, choose_device, choose_precision, save_student, student_model
 from models.training_process import Message, Send
 from models.training_progress import Progress
@@ -41,6 +43,7 @@ def train(text: bytes, send: Send) -> Message:
         torch.set_num_threads(job.options.threads_each)
     device = choose_device(job.options)
     ranks = meet(device, job.options.devices)
+    check_one_training(text, ranks)
     precision = choose_precision(hyper.precision, device)
     spec = job.spec
     tokenizer = load_tokenizer(
@@ -53,12 +56,13 @@ def train(text: bytes, send: Send) -> Message:
     check_vocabulary(model, dataset)
     sharded = ranks.size > 1
     checkpoint = ranks.agreed(last_checkpoint(job.folder / CHECKPOINTS, sharded) if ranks.is_main else None)
-    progress = Progress(
-        job.folder / LOG, send, resumed_at=int(checkpoint.name.split("-")[1]) if checkpoint else None, ranks=ranks
-    )
+    start = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    progress = Progress(job.folder / LOG, send, resumed_at=start if checkpoint else None, ranks=ranks)
     arguments = _arguments(job, precision, device)
     arguments.eval_strategy = IntervalStrategy.EPOCH if held_out else IntervalStrategy.NO
-    arguments.eval_on_start = bool(held_out) and checkpoint is None  # the base model's loss
+    # The base model's loss; or an epoch's, if what came after its last checkpoint was killed.
+    between = start % steps_an_epoch(len(dataset), hyper, job.options.devices) == 0
+    arguments.eval_on_start = bool(held_out) and between and progress.last_eval_step != start
     trainer = StudentTrainer(
         model=model, args=arguments,
         train_dataset=Rows(dataset, hyper.batch_size, ranks.size) if sharded else dataset,
@@ -69,7 +73,7 @@ def train(text: bytes, send: Send) -> Message:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFiniteError:
-        # The same job would fail again in the same way: nothing of it is worth going on from.
+        # Nothing of it is worth going on from.
         shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
         raise
     if held_out and progress.last_eval_step != trainer.state.global_step:
@@ -85,8 +89,21 @@ def train(text: bytes, send: Send) -> Message:
     return result.model_dump(mode="json")
 
 
-class NotFiniteError(RunError):
-    """The loss or the gradient is infinite or not a number."""
+def check_one_training(text: bytes, ranks: Ranks) -> None:
+    """Whether all ranks have the job ``text``: a machine may have joined another training that was begun at this address.
+
+    Raises:
+        RunError: on every rank, if one of them has another job.
+    """
+    if not ranks.same(hashlib.sha256(text).hexdigest()):
+        raise RunError(
+            "another training was joined: a machine took part in one that a kill had left behind, and not in this one; that "
+            "is over now, and the same call trains"
+        )
+
+
+class NotFiniteError(InputError):
+    """The loss or the gradient is infinite or not a number. The same job would fail again in the same way."""
 
 
 class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed here
@@ -109,6 +126,13 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is not type
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows = train_dataset if train_dataset is not None else self.train_dataset
         return Order(rows, self.args.data_seed) if isinstance(rows, Rows) else super()._get_train_sampler(train_dataset)
+
+    def _run_epoch(self, *arguments: Any, **named: Any) -> None:
+        # Trainer makes one step more where it goes on from the checkpoint of the last one, amid an epoch.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*arguments, **named)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         """One forward and backward pass over a micro-batch; the loss is checked before it can move the weights."""
@@ -169,11 +193,13 @@ def held_out_loss(
         for own in dealt(rows, batch_size, ranks):
             batch = {name: tensor.to(device) for name, tensor in pad(own).items()}
             labels = batch.pop("labels")[:, 1:]
-            logits = model(**batch).logits[:, :-1].float()
-            total += float(cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"))
-            count += int((labels != IGNORED).sum())
-    total, learned = ranks.sums(total, count)
-    return total / learned
+            learned = labels != IGNORED
+            # Row by row, and where something is learned alone: the whole vocabulary in fp32 is the largest tensor of all.
+            for row, wanted, kept in zip(model(**batch).logits[:, :-1], labels, learned, strict=True):
+                total += float(cross_entropy(row[kept].float(), wanted[kept], reduction="sum"))
+            count += int(learned.sum())
+    total, tokens = ranks.sums(total, count)
+    return total / tokens
 
 
 def last_checkpoint(folder: Path, sharded: bool = False) -> Path | None:

@@ -130,11 +130,11 @@ WITH mine AS MATERIALIZED (
     FROM pairs JOIN verdicts v USING (gold_key, prediction_key) JOIN study_judges j ON j.judge = v.judge AND j.study_key = $study
     GROUP BY ALL
 )
-SELECT r.model, r.role, r.setting, r.dataset, r.question_id, q.text AS question, r.answer_type, r.hops, {_GOLD} AS gold,
-       o.flagged, r.sample, r.budget, left(h.text, t.thinking_chars) AS thinking, a.answer_text, r.prediction, r.how, r.correct,
-       r.rule, coalesce(s.verdicts, []) AS verdicts, r.cut, r.forced, r.finish, r.extensions, r.prompt_tokens,
-       r.thinking_tokens, r.answer_tokens, r.student_key, r.trace_id
-FROM mine r JOIN questions q USING (question_key)
+SELECT r.model, n.base, n.trained_on, n.variant, r.role, r.setting, r.dataset, r.question_id, q.text AS question, r.answer_type,
+       r.hops, {_GOLD} AS gold, o.flagged, r.sample, r.budget, left(h.text, t.thinking_chars) AS thinking, a.answer_text,
+       r.prediction, r.how, r.correct, r.rule, coalesce(s.verdicts, []) AS verdicts, r.cut, r.forced, r.finish, r.extensions,
+       r.prompt_tokens, r.thinking_tokens, r.answer_tokens, r.student_key, r.trace_id
+FROM mine r JOIN study_runs n USING (study_key, run_key) JOIN questions q USING (question_key)
 JOIN traces t ON t.trace_id = r.trace_id AND t.rowid BETWEEN $trace_low AND $trace_high
 JOIN trace_texts a ON a.trace_id = r.trace_id AND a.rowid BETWEEN $answer_low AND $answer_high
 JOIN thought_texts h ON h.thought_id = r.thought_id AND h.rowid BETWEEN $thought_low AND $thought_high
@@ -145,10 +145,13 @@ ORDER BY r.question_id, r.sample, r.budget NULLS LAST
 """  # noqa: S608 - constants of this module
 
 _LEADERBOARD = """
-SELECT * FROM leaderboard WHERE study_key = $study ORDER BY dataset, model, setting, run_key, budget NULLS LAST
+SELECT l.*, n.base, n.trained_on, n.variant FROM leaderboard l
+JOIN study_runs n USING (study_key, run_key) WHERE l.study_key = $study
+ORDER BY l.dataset, l.model, l.setting, l.run_key, l.budget NULLS LAST
 """
 
 _QUESTIONS = f"""
-SELECT s.*, q.text AS question, {_GOLD} AS gold FROM scores s JOIN questions q USING (question_key)
+SELECT s.*, n.base, n.trained_on, n.variant, q.text AS question, {_GOLD} AS gold
+FROM scores s JOIN study_runs n USING (study_key, run_key) JOIN questions q USING (question_key)
 WHERE s.study_key = $study AND s.run_key = $run ORDER BY s.budget NULLS LAST, s.question_id
 """  # noqa: S608 - constants of this module

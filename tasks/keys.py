@@ -23,7 +23,7 @@ from kg.candidates import Options
 from kg.linearise import Form
 from kg.search import Policy
 from models.budgets import Extension
-from models.finetune import Hyperparameters
+from models.finetune import Filled
 from store.types import Frozen, Recipe, Sampling, digest
 
 Accept = Literal["exact", "judge", "both"]
@@ -133,6 +133,18 @@ class TracesSpec(Spec):
     budgets: tuple[int, ...]
 
 
+def asked_key(spec: TracesSpec) -> str:
+    """Key of what a unit asks and how, whoever answers: units of equal ones can be compared.
+
+    In it: the prompts with their questions, sampling, seed, the room of thought and answer, extension, samples and budgets.
+    Left out: the model and the layout of its turn (``format``, ``forced_answer``), in which a student differs from its base.
+    """
+    asked = spec.model_dump(mode="json")
+    for part, own in (("thought", ("model_key", "format")), ("answer", ("forced_answer",))):
+        asked[part] = {name: value for name, value in asked[part].items() if name not in own}
+    return digest({"kind": "asked", **asked})
+
+
 class TrainingPart(Frozen):
     """Traces that may enter a training set: the units of predictions of one recipe's teachers, and how many enter at most."""
 
@@ -176,7 +188,7 @@ class StudentSpec(Spec):
 
     base_key: str
     training_set: str
-    hyperparameters: Hyperparameters
+    hyperparameters: Filled
     format: str
 
 

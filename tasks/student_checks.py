@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.embedded import default_cache
+from models.registry import model_key
 from store.connection import Store
+from tasks.keys import asked_key
+from tasks.traces import TracesOrder
 from tasks.verdicts import PredictionsOrder
 
 Row = Mapping[str, Any]
@@ -19,8 +23,13 @@ def held_out_keys(store: Store, training_set: str) -> set[str]:
     return {row["question_key"] for row in rows}
 
 
-def land_check(store: Store, order: PredictionsOrder, base: str, student: str | None, dataset: str) -> None:
-    """Count the predictions of one unit as a check of a student (None: ``base`` as it is). They have landed."""
+def land_check(
+    store: Store, base: str, student: str | None, dataset: str, asked: TracesOrder, order: PredictionsOrder
+) -> bool:
+    """Count the predictions ``order`` of ``asked`` as a check of a student (None: ``base`` as it is); both have landed.
+
+    Returns whether it is new.
+    """
     spec = order.spec
     counts = store.query(
         _COUNTED,
@@ -30,6 +39,7 @@ def land_check(store: Store, order: PredictionsOrder, base: str, student: str | 
             "prompts": order.prompt_set,
             "thought": order.thought_key,
             "answer": order.answer_key,
+            "budgets": list(order.budgets),
         },
     )
     row = {
@@ -37,10 +47,12 @@ def land_check(store: Store, order: PredictionsOrder, base: str, student: str | 
         "traces_key": spec.traces,
         "base": base,
         "student_key": student,
+        "base_key": model_key(asked.model.entry, default_cache()),
         "dataset": dataset,
         "questions": spec.questions,
+        "asked": asked_key(asked.spec),
     }
-    store.land({"student_checks": [row | counts[0]]})
+    return store.land({"student_checks": [row | counts[0]]}) > 0
 
 
 def checked(store: Store, check_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -69,4 +81,5 @@ JOIN traces t ON t.dataset = s.dataset AND t.question_id = s.question_id AND t.p
 JOIN predictions p ON p.trace_id = t.trace_id AND p.parser = $parser
 LEFT JOIN verdicts v ON v.judge = $matcher AND v.gold_key = q.gold_key AND v.prediction_key = p.prediction_key
 WHERE s.set_key = $prompts AND t.thought_key = $thought AND t.answer_key = $answer AND t.sample = 0
+    AND list_contains($budgets::INTEGER[], coalesce(t.budget, 0))
 """

@@ -18,7 +18,7 @@ from eval.card_facts import ChainFacts, CheckFacts, ModelFacts, ResultFacts, Tra
 from eval.cards import model_card
 from models.embedded import LICENSE, embedded_key
 from models.fetching import WEIGHT_FILES
-from models.finetune import LOG, StudentManifest, load_manifest, verify
+from models.finetune import ADAPTER_FIELDS, LOG, StudentManifest, load_manifest, verify
 from models.formats import format_named
 from store.connection import Store
 from store.home import Home
@@ -32,7 +32,6 @@ _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".jobli
 _CONFIGS = ("adapter_config.json", "config.json", "tokenizer_config.json")
 _NAMES_OF_BASE = ("base_model_name_or_path", "_name_or_path", "name_or_path")
 _LOCAL = ("is_local", "local_files_only")  # of the machine that trained it
-_LORA = ("lora_r", "lora_alpha", "lora_dropout")
 
 
 class FoundStudent(NamedTuple):
@@ -198,7 +197,7 @@ def _manifest(folder: Path) -> StudentManifest:
 
 def _hyperparameters(manifest: StudentManifest) -> dict[str, Any]:
     known = manifest.hyperparameters.model_dump(mode="json")
-    return {name: value for name, value in known.items() if manifest.kind == "lora" or name not in _LORA}
+    return {name: value for name, value in known.items() if manifest.kind == "lora" or name not in ADAPTER_FIELDS}
 
 
 def _config(path: Path, facts: ModelFacts) -> bytes:
@@ -238,11 +237,14 @@ def _results(store: Store, study_key: str, student: FoundStudent) -> tuple[Resul
 
 
 def _checks(store: Store, student: FoundStudent) -> tuple[CheckFacts, ...]:
-    """How it does on dev questions, beside its base as it is on the same ones, where either was asked them."""
+    """How it does on dev questions, beside its base as it is, asked the same in the same way, where either was asked them."""
     rows = store.query(
         "SELECT s.dev_dataset AS dataset, s.n, s.accuracy, s.low, s.high, s.boxed, b.accuracy AS base_accuracy, "
         "b.boxed AS base_boxed FROM student_quality s LEFT JOIN student_quality b ON b.student_key IS NULL "
-        "AND b.base = s.base AND b.dev_questions = s.dev_questions WHERE s.student_key = ? AND s.check_key IS NOT NULL "
+        "AND b.base_key = s.base_key AND b.dev_asked = s.dev_asked LEFT JOIN units u ON u.unit_key = b.check_key "
+        "WHERE s.student_key = ? AND s.check_key IS NOT NULL "
+        # A base can have been asked in several layouts of its turn.
+        "QUALIFY row_number() OVER (PARTITION BY s.check_key ORDER BY u.landed_at DESC NULLS LAST, b.check_key) = 1 "
         "ORDER BY dataset, s.check_key",
         [student.key],
     )

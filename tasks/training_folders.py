@@ -29,15 +29,17 @@ def folder_of(home: Home, training_set: str) -> Path:
     return home.training_sets / training_set
 
 
-def folder_missing(home: Home, unit_key: str, training_set: str) -> bool:
-    """Whether the folder is not there, or was written by a unit with other rules, whose numbers differ."""
+def folder_missing(home: Home, training_set: str) -> bool:
+    """Whether the folder, or a file of it, is not there.
+
+    Units of other rules can come to the same content: the folder is that of the first, and its numbers are that unit's.
+    """
     folder = folder_of(home, training_set)
     try:
-        made = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))
         files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
         return True
-    return made.get("unit") != unit_key or not all((folder / name).is_file() for name in files)
+    return not all((folder / name).is_file() for name in files)
 
 
 def write_folder(home: Home, unit_key: str, training_set: str, name: str, study: str, retrieval: str | None) -> Path:
@@ -48,7 +50,7 @@ def write_folder(home: Home, unit_key: str, training_set: str, name: str, study:
         RunError: another process writes it.
     """
     folder = folder_of(home, training_set)
-    if folder_missing(home, unit_key, training_set):
+    if folder_missing(home, training_set):
         make = partial(_write, home, unit_key, training_set, name, study, retrieval)
         try:
             deliver(FolderTarget(folder), make, home.folder / "exports")

@@ -82,9 +82,9 @@ def training_set(order: TrainingSetOrder) -> str:
 
 
 def training_set_missing(order: TrainingSetOrder, home: Home) -> bool:
-    """Whether the unit has to run: its row is missing, or its folder has gone, or is another unit's."""
+    """Whether the unit has to run: its row is missing, or the folder of its content has gone."""
     found = _landed(order, home.store)
-    return found is None or folder_missing(home, order.key, found)
+    return found is None or folder_missing(home, found)
 
 
 def land_training_set(order: TrainingSetOrder, store: Store) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from models.embedded import default_cache
 from models.engines.base import ModelRef, Server
-from models.finetune import load_manifest
+from models.finetune import load_manifest, wandb_wants_key
 from models.registry import HOSTED, ModelEntry, Prices, fetch, fetch_tokenizer
 from store.home import Home
 from store.types import Frozen, InputError, RunError
@@ -128,7 +128,7 @@ def tracker_secrets(trackers: Sequence[str]) -> dict[str, str]:
         RunError: the Prefect API cannot be asked.
     """
     name = "WANDB_API_KEY"
-    if "wandb" not in trackers or os.environ.get(name) or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+    if "wandb" not in trackers or not wandb_wants_key(os.environ):
         return {}
     key = _secret(block_name(name), "report_to 'wandb'")
     return {name: key} if key else {}

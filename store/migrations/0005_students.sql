@@ -16,8 +16,11 @@ UPDATE study_runs SET base = model, trained_on = if(student_key IS NULL, NULL, s
 CREATE TABLE student_checks (   -- a student, or a model as it is, on dev questions, asked once each; counted from its predictions
     check_key VARCHAR PRIMARY KEY, -- of its unit of predictions
     traces_key VARCHAR NOT NULL, base VARCHAR NOT NULL, student_key VARCHAR, -- NULL: the model as it is, in setting instruct
+    base_key VARCHAR NOT NULL,  -- of the base's weights, which an alias can change
     dataset VARCHAR NOT NULL,   -- or "held out": the questions held out of a training set
-    questions VARCHAR NOT NULL, -- key of the set of questions: checks of equal ones can be compared
+    questions VARCHAR NOT NULL, -- key of the set of questions
+    asked VARCHAR NOT NULL,     -- key of what was asked and how (prompts, budget, room of the answer, sampling, seed): checks can
+                                -- be compared where it is equal
     n INTEGER NOT NULL, correct INTEGER NOT NULL, -- by the matcher
     boxed INTEGER NOT NULL,     -- answers that stand in a box which the model opened and closed itself
     cut INTEGER NOT NULL, unparsed INTEGER NOT NULL, refused INTEGER NOT NULL, thinking_tokens DOUBLE NOT NULL -- mean a question
@@ -32,9 +35,9 @@ INSERT INTO study_students SELECT DISTINCT study_key, student_key, model, settin
     WHERE student_key IS NOT NULL;
 
 CREATE MACRO wilson_low(k, n) AS -- limits of the 95% interval of Wilson (1927) for k of n
-    (k / n + 1.920729 / n - 1.959964 * sqrt(k / n * (1 - k / n) / n + 0.960365 / n / n)) / (1 + 3.841459 / n);
+    if(k = 0, 0, (k / n + 1.920729 / n - 1.959964 * sqrt(k / n * (1 - k / n) / n + 0.960365 / n / n)) / (1 + 3.841459 / n));
 CREATE MACRO wilson_high(k, n) AS
-    (k / n + 1.920729 / n + 1.959964 * sqrt(k / n * (1 - k / n) / n + 0.960365 / n / n)) / (1 + 3.841459 / n);
+    if(k = n, 1, (k / n + 1.920729 / n + 1.959964 * sqrt(k / n * (1 - k / n) / n + 0.960365 / n / n)) / (1 + 3.841459 / n));
 
 CREATE VIEW student_quality AS  -- one row a student and check, and one a check of a model as it is (no training set)
 WITH course AS (                -- speed of a usual step; the first and those beside a checkpoint are slower
@@ -44,8 +47,8 @@ WITH course AS (                -- speed of a usual step; the first and those be
 )
 SELECT s.student_key, c.check_key, coalesce(s.base, c.base) AS base, s.trained_on, coalesce(s.variant, '') AS variant,
        s.hyperparameters ->> 'method' AS method, s.held_out_before, s.held_out_after, c.dataset AS dev_dataset,
-       c.questions AS dev_questions, c.n, c.correct / c.n AS accuracy, wilson_low(c.correct, c.n) AS low,
-       wilson_high(c.correct, c.n) AS high, c.boxed / c.n AS boxed, c.cut / c.n AS cut,
+       c.questions AS dev_questions, c.asked AS dev_asked, c.base_key, c.n, c.correct / c.n AS accuracy,
+       wilson_low(c.correct, c.n) AS low, wilson_high(c.correct, c.n) AS high, c.boxed / c.n AS boxed, c.cut / c.n AS cut,
        (c.unparsed + c.refused) / c.n AS unanswered, c.thinking_tokens, l.steps, s.seconds, l.tokens_per_second,
        l.peak_memory_bytes
 FROM students s LEFT JOIN course l USING (student_key) FULL JOIN student_checks c ON c.student_key = s.student_key;

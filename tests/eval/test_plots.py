@@ -164,6 +164,21 @@ def test_lengths_are_those_of_the_largest_budget_and_cut_ones_stand_apart(summar
     assert scaling_plots.accuracy_by_length(summary.model_copy(update={"lengths": ()}), "starter") is None
 
 
+def test_what_a_base_did_as_it_is_counts_once_in_each_panel_of_its_students(summary: Summary) -> None:
+    plain = next(cell.run for cell in summary.largest if cell.run.setting == "instruct")
+    trained = next(cell.run for cell in summary.largest if cell.run.setting == "rt")
+    mixed = trained._replace(model=f"{trained.model}/both", setting="mix", base=trained.alias)
+    bins = tuple(LengthBin(run, None, 8.0, 11.3, False, 16, 5, 9.0) for run in (plain, trained, mixed))
+    plot = drawn(scaling_plots.accuracy_by_length(summary.model_copy(update={"lengths": bins}), "starter"))
+    assert plot.inline.count("32 traces, 0 cut (dotted)") == 2
+    groups = [group for group in summary.groups if group.run.setting in ("instruct", "rt")]
+    groups += [group._replace(run=mixed) for group in groups if group.run.setting == "rt"]
+    changed_groups = summary.model_copy(update={"groups": tuple(groups)})
+    bars = drawn(analysis_plots.accuracy_by_group(changed_groups, "starter", "hops"))
+    kinds = len({group.value for group in groups if group.by == "hops" and group.value != "unknown"})
+    assert [len(axis.patches) for axis in bars.figure.axes if axis.get_visible()] == [2 * kinds, 2 * kinds]
+
+
 def test_panels_of_details_are_students_unless_there_is_none(summary: Summary) -> None:
     runs = [cell.run for cell in summary.cells]
     assert models_of(runs) == [made_study.SMALL]

@@ -82,5 +82,5 @@ def test_how_students_are_trained_is_no_part_of_a_study(tmp_path: Path) -> None:
         orders(tmp_path, ["instruct"], finetune).parameters
         for finetune in ({}, {"run": {"packing": True, "threads": 1}}, {"sweep": SWEEP})
     )
-    assert study_key(plain, [], [], []) == study_key(packed, [], [], [])  # type: ignore[arg-type]
-    assert study_key(plain, [], [], []) != study_key(other, [], [], [])  # type: ignore[arg-type]
+    assert study_key(plain, [], [], [], []) == study_key(packed, [], [], [], [])  # type: ignore[arg-type]
+    assert study_key(plain, [], [], [], []) != study_key(other, [], [], [], [])  # type: ignore[arg-type]

@@ -6,8 +6,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from flows.parameters import DEFAULT_REGISTRY, STUDIES, Study, load_study, reporting
+from flows.parameters import (
+    DEFAULT_REGISTRY,
+    STUDIES,
+    DevCheck,
+    Mix,
+    MixPart,
+    Study,
+    TrainingRun,
+    Tuning,
+    Variant,
+    load_study,
+    reporting,
+)
+from models.finetune import Hyperparameters
 from models.registry import load_registry
 from store.types import InputError, Setting
 
@@ -159,3 +173,44 @@ def test_the_run_form_is_made_of_the_parameters() -> None:
     assert not any(d.get("additionalProperties") not in (None, False) for d in schema.definitions.values()), (
         "a free dict"
     )
+
+
+def test_every_field_of_training_has_help_and_no_default_hides_a_method() -> None:
+    for kind in (Hyperparameters, Variant, DevCheck, TrainingRun, Tuning, Mix, MixPart):
+        without = [name for name, field in kind.model_fields.items() if not field.description]
+        assert not without, f"{kind.__name__}: {without}"
+    shown = Tuning.model_json_schema()["properties"]["hyperparameters"]["default"]
+    assert shown["learning_rate"] is None  # a form that prefills it would train in full at the rate of adapters
+    assert Hyperparameters.model_validate(shown | {"method": "full"}).rate == 1e-5
+
+
+class TestVariants:
+    BASE = Hyperparameters(learning_rate=1e-3, lora_r=64, epochs=2)
+
+    def test_it_changes_what_it_says(self) -> None:
+        made = Variant(name="long", epochs=9, seed=4).applied(self.BASE)
+        assert made == self.BASE.model_copy(update={"epochs": 9, "seed": 4})
+
+    def test_another_kind_of_adapter_keeps_rate_and_rank(self) -> None:
+        assert Variant(name="four", method="qlora").applied(self.BASE) == self.BASE.model_copy(
+            update={"method": "qlora"}
+        )
+
+    def test_full_training_takes_its_own_rate(self) -> None:
+        made = Variant(name="full", method="full").applied(self.BASE)
+        assert (made.rate, made.lora_r, made.epochs) == (1e-5, 16, 2)
+        assert Variant(name="full", method="full", learning_rate=1e-4).applied(self.BASE).rate == 1e-4
+
+    def test_every_hyperparameter_but_the_optimisers_can_vary(self) -> None:
+        assert set(Hyperparameters.model_fields) - set(Variant.model_fields) == {"betas"}
+
+    def test_the_same_student_twice(self) -> None:
+        twice = [{"name": "a"}, {"name": "b", "learning_rate": 2e-4}]
+        with pytest.raises(ValidationError, match="'b' is the same student as 'a'"):
+            Tuning.model_validate({"sweep": twice})
+
+
+def test_a_mix_is_not_called_as_a_setting() -> None:
+    for name in ("instruct", "cot", "mix", "fs1"):
+        with pytest.raises(ValidationError, match="is the name of a setting"):
+            Mix.model_validate({"name": name, "parts": [{"recipe": "rt"}]})

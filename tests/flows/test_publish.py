@@ -188,6 +188,8 @@ class TestDataset:
             assert (row["prediction"], row["how"], row["correct"]) == (fact.vote, fact.how, fact.correct)
             assert (row["cut"], row["forced"], row["thinking_tokens"]) == (fact.cut, fact.forced, fact.thinking)
             assert row["flagged"] == (fact.question in (2, 5))
+            trained_on = row["setting"] if row["setting"] in ("rt", "fs1") else None
+            assert (row["base"], row["trained_on"], row["variant"]) == (row["model"], trained_on, "")
             graded = {one["judge"]: one["grade"] for one in row["verdicts"]}
             assert graded.get("judge-2") == fact.graded
             assert graded.get("judge-1") == {True: "correct", False: "incorrect", None: None}[fact.judged]
@@ -197,13 +199,20 @@ class TestDataset:
         assert published.call("dataset", "made", "--kind", "results", "--to", f"{tmp_path}/out", "--execute").code == 0
         store = published.home.store
         board = loaded(tmp_path / "out", "leaderboard")["results"]
-        expected = store.query("SELECT * FROM leaderboard WHERE study_key = ?", [STUDY])
+        expected = store.query(
+            "SELECT l.*, base, trained_on, variant FROM leaderboard l JOIN study_runs USING (study_key, run_key) "
+            "WHERE study_key = ?",
+            [STUDY],
+        )
         names = [column.name for column in COLUMNS["leaderboard"]]
         keyed = {(row["model"], row["setting"], row["budget"]): {name: row[name] for name in names} for row in expected}
         assert {(row["model"], row["setting"], row["budget"]): row for row in board} == keyed
         scores = loaded(tmp_path / "out", "questions")["results"]
         assert sum(row["correct"] for row in scores) == sum(one.correct for one in published.made.facts)
         assert list(scores[0]) == [column.name for column in COLUMNS["questions"]]
+        assert {(row["setting"], row["trained_on"]) for row in scores} == {
+            ("instruct", None), ("cot", None), ("rt", "rt"), ("fs1", "fs1")
+        }  # fmt: skip
         assert {row["question_id"] for row in scores if row["flagged"]} == {"q2", "q5"}
 
     def test_a_dry_run_writes_nothing(self, published: Published, tmp_path: Path) -> None:
@@ -256,7 +265,7 @@ class TestDataset:
         parameters = load_study(file)
         orders = Orders(parameters, published.home)
         runs = [orders.run(*names) for names in orders.run_names()]
-        key = study_key(parameters, runs, [], orders.overlaps())
+        key = study_key(parameters, runs, [], orders.overlaps(), [])
         published.home.store.land({"studies": [{"study_key": key, "name": "mini", "spec": "{}"}]})
         done = published.call("dataset", str(file), "--to", f"{tmp_path}/out")
         assert f"Study mini ({key})" in done.out
@@ -393,16 +402,23 @@ class TestModel:
             "refused": 0,
             "thinking_tokens": 5.0,
         }
-        asked = {"traces_key": "traces", "base": "tiny-135m", **row}
+        asked = {"traces_key": "traces", "base": "tiny-135m", "base_key": HUB_BASE, "asked": "so", **row}
         checks = [
             {**asked, "check_key": "check-1", "student_key": "student-fs1", "correct": 4, "boxed": 6},
             {**asked, "check_key": "check-2", "student_key": None, "correct": 1, "boxed": 2},
-            {**asked, "check_key": "check-3", "student_key": None, "correct": 8, "boxed": 8, "questions": "other"},
+            # The same questions in another way, and other weights under the same alias: no match for the student.
+            {**asked, "check_key": "check-0", "student_key": None, "correct": 8, "boxed": 8, "asked": "longer"},
+            {**asked, "check_key": "check-3", "student_key": None, "correct": 7, "boxed": 8, "base_key": "later"},
+            {**asked, "check_key": "check-4", "student_key": "student-fs1", "correct": 5, "boxed": 6, "asked": "alone"},
         ]
         home.store.land({"student_checks": checks})
         write_card(home, found)
         text = (home.students / "student-fs1" / "README.md").read_text()
-        assert "| held out | 8 | 50.0 (21.5–78.5) | 12.5 | 75.0 | 25.0 |" in text
+        told = [line for line in text.splitlines() if line.startswith("| held out | 8 |")]
+        assert told == [
+            "| held out | 8 | 50.0 (21.5–78.5) | 12.5 | 75.0 | 25.0 |",
+            "| held out | 8 | 62.5 (30.6–86.3) | – | 75.0 | – |",
+        ]
         assert verify(home.students / "student-fs1").key == "student-fs1"  # a card is no weight
         assert not list((home.students / "student-fs1").glob(".*"))
 

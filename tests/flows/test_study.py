@@ -278,9 +278,13 @@ class TestSweep:
         assert {row["variant"]: row["chosen"] for row in chosen} == {name: name == wanted for name in ("two", "one")}
 
     def test_all_is_cached_the_second_time(self, home: Home, best: Study) -> None:
+        cards = {path: path.stat().st_mtime_ns for path in home.students.glob("*/README.md")}
+        assert len(cards) == 2
+        assert all("## On dev questions" in path.read_text(encoding="utf-8") for path in cards)
         states = again(home, "finetune", best, units=8)  # 2 students; answers and predictions of both and of their base
         assert len(states) == 8
         assert set(states.values()) == {"Cached"}
+        assert {path: path.stat().st_mtime_ns for path in cards} == cards, "a card was written again"
 
     def test_all_variants_are_named_where_all_are_evaluated(self, home: Home, best: Study) -> None:
         from flows.evaluate import evaluate
@@ -319,3 +323,20 @@ class TestSweep:
         assert [row["variant"] for row in rows] == ["untrained", "two", "one"]
         assert sum(row["chosen"] == "yes" for row in rows) == 1
         assert {row["dev_questions"] for row in rows} == {2}
+
+    def test_the_table_has_what_the_store_has(self, home: Home, best: Study) -> None:
+        from flows.finetune import _rows
+
+        orders = Orders(best, home)
+        rows = _rows(orders, best, {("smollm2-135m", "fs1", "one")})
+        assert [(row["variant"], row["steps"], row["chosen"]) for row in rows] == [
+            ("untrained", None, ""),
+            ("two", 2, ""),
+            ("one", 1, "yes"),
+        ]
+        for row, variant in zip(rows, (None, "two", "one"), strict=True):
+            key = orders.check("smollm2-135m", "fs1", variant).predictions.key
+            (found,) = home.store.query("SELECT * FROM student_quality WHERE check_key = ?", [key])
+            assert row["dev_accuracy"] == found["accuracy"]
+            assert row["95% interval"] == f"{found['low']:.3f} to {found['high']:.3f}"
+            assert row["held_out_after"] == found["held_out_after"]

@@ -21,6 +21,7 @@ from tiny_model import CONTEXT, make_tiny, registry_of
 
 from flows.chat_command import _folder, _plain
 from flows.cli import main
+from flows.train_commands import _source
 from models.finetune import Hyperparameters, ProcessOptions, load_manifest, verify
 from models.registry import load_registry, model_key
 from store.home import Home
@@ -138,6 +139,20 @@ class TestTrainFiles:
         assert {path.name: path.stat().st_mtime_ns for path in trained.iterdir() if path.name != "README.md"} == before
         assert "holds another student" in place.refused(*same, "--seed", "4")
 
+    def test_its_loss_is_not_told_of_other_held_out_examples(self, place: Place, trained: Path, tmp_path: Path) -> None:
+        # The same training split, but what was held out of it is other questions.
+        learned = {one.thinking for one in _source(str(place.examples), place.home, 0, None).examples}
+        lines = place.examples.read_text().splitlines(keepends=True)
+        (tmp_path / "train.jsonl").write_text("".join(one for one in lines if json.loads(one)["thinking"] in learned))
+        (tmp_path / "held_out.jsonl").write_text(
+            '{"question": "Who is Zoe?", "thinking": "Nobody knows.", "answer": "?"}\n'
+        )
+        before = (trained / "README.md").read_text()
+        message = place.refused("train", tmp_path, "--student", "tiny", *QUICK, "--max-steps", "5", "--to", trained)
+        assert "measured on other held-out examples; name another folder with --to" in message
+        assert (trained / "README.md").read_text() == before
+
+    @pytest.mark.slow
     def test_ctrl_c_keeps_what_was_reached_and_the_same_command_ends_it(self, place: Place, tmp_path: Path) -> None:
         folder = tmp_path / "student"
         code = "from flows.cli import main; main()"
@@ -237,6 +252,10 @@ class TestTrainRefuses:
             (("abcdef",), "training set abcdef: not in this store, which has set-fs"),
             (("made:fs1", "--held-out", "0.2"), "--held-out is for examples from files"),
             (("made:fs1", "--to", "x"), "--to is for examples from files"),
+            (
+                ("made:fs1", "--dry-run", "--gpus", "3"),
+                "gradient_accumulation: the 4 batches of a step cannot be shared out",
+            ),
             (("made:fs1", "--learning-rate", "-1"), "--learning-rate: Input should be greater than 0 (got -1.0)"),
             (("gone.yaml:fs1",), "no study file gone.yaml"),
             (

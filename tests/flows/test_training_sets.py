@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from mini_study import mini
 
+from flows.evaluate import study_key, training_units
 from flows.orders import Orders, Waiting
 from flows.parameters import Study
 from flows.plan import check, check_keys, plan
+from flows.report import report_order
 from store.home import Home
 from store.types import InputError, Recipe
 from tasks.questions import question_key
@@ -139,6 +141,48 @@ class TestKeys:
         assert ready(home, study("another", mixes=[named])).training_set("other").key == self.key(home)
         assert self.key(home, "rt", mixes=[]) == self.key(home, "rt")
         assert self.key(home, "fs1", recipes=["fs1"], mixes=[]) == self.key(home, "fs1")
+
+
+class TestOfAStudy:
+    """What was trained on the way to a study belongs to it: rows of it are never stale under an unchanged key."""
+
+    def landed(self, home: Home, unit: str) -> None:
+        made = {"training_set": "0" * 32, "name": "rt", "statistics": "{}"}
+        home.store.land({"training_set_units": [{**made, "unit_key": unit}]})
+
+    def checked(self, home: Home, key: str) -> None:
+        known = {"traces_key": "t", "base": "b", "base_key": "w", "dataset": "d", "questions": "q", "asked": "so"}
+        counts = dict.fromkeys(("n", "correct", "boxed", "cut", "unparsed", "refused", "thinking_tokens"), 1)
+        home.store.land({"student_checks": [{**known, **counts, "check_key": key}]})
+
+    def test_its_training_sets_and_checks_are_in_its_key_and_its_report(self, home: Home) -> None:
+        dev = {"questions": {"split": "test", "limit": 2}, "max_thinking_tokens": 4}
+        changed = {"finetune": {"dev": dev, "training_sets": ["rt"]}, "evaluate": {"settings": ["instruct", "rt"]}}
+        chosen = Study.model_validate(mini(distill={"recipes": ["rt", "fs1"]}, **changed))
+        orders = ready(home, chosen)
+        sets = [orders.training_set(name).key for name in ("rt", "fs1")]
+        land(home, *sets)
+        student = orders.student(*orders.student_names()[0])
+        land(home, student.key)
+        runs = [orders.run(*names) for names in orders.run_names()]
+        assert training_units(orders, chosen) == []
+        keys = [study_key(chosen, runs, [], orders.overlaps(), training_units(orders, chosen))]
+        for key in sets:
+            self.landed(home, key)
+            keys.append(study_key(chosen, runs, [], orders.overlaps(), training_units(orders, chosen)))
+        checks = [check.predictions.key for check in orders.checks()]
+        assert len(checks) == 2  # the student's, and that of its base
+        for key in checks:
+            self.checked(home, key)
+            keys.append(study_key(chosen, runs, [], orders.overlaps(), training_units(orders, chosen)))
+        assert len(set(keys)) == 5
+        assert training_units(orders, chosen) == sorted(sets + checks)
+        home.store.land({"studies": [{"study_key": keys[-1], "name": "mini", "spec": "{}"}]})
+        assert set(sets + checks) < set(report_order(chosen, home).spec.units)
+
+    def test_one_that_evaluates_no_student_has_none(self, home: Home) -> None:
+        chosen = Study.model_validate(mini(evaluate={"settings": ["instruct"]}))
+        assert training_units(Orders(chosen, home), chosen) == []
 
 
 class TestBeforeItRuns:

@@ -13,6 +13,7 @@ import pytest
 
 from models import embedded as module
 from models.embedded import FOLDER, PARTIAL, WEIGHTS, default_cache, embedded_key, embedded_model
+from models.fetching import sha256_of
 from store.types import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +108,7 @@ class TestRealConversion:
     def test_the_manifest_is_true(self, embedded: Path) -> None:
         manifest = json.loads((embedded / "manifest.json").read_text())
         assert manifest["key"] == embedded_key()
-        assert manifest["sha256"] == module._sha256(embedded / WEIGHTS)
+        assert manifest["sha256"] == sha256_of(embedded / WEIGHTS)
 
     def test_the_weights_are_whole_and_bf16(self, embedded: Path) -> None:
         import torch

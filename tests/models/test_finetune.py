@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from models.finetune import (
     TrainJob,
     TrainLog,
     TrainSpec,
+    _made,
     load_manifest,
     train,
     verify,
+    wandb_wants_key,
 )
 from models.formats import FORMATS
 from models.training_text import Example, build_dataset, encode
@@ -200,6 +203,80 @@ class TestInterruptedTraining:
         assert resumed.manifest.result.tokens == uninterrupted.manifest.result.tokens
         assert not (tmp_path / "student.partial").exists()
 
+    def test_a_kill_before_what_it_was_made_from_is_removed(
+        self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def kill(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        spec, output = spec_of(tiny, TINY.model_copy(update={"max_steps": 1})), tmp_path / "student"
+        logs: list[TrainLog] = []
+        with monkeypatch.context() as patched:
+            patched.setattr("models.finetune._publish", kill)
+            with pytest.raises(KeyboardInterrupt):
+                train(spec, TRAINING, (), output)
+        assert train(spec, TRAINING, (), output, on_log=logs.append) == verify(output)
+        assert logs == [], "it was trained again"
+        assert not {path.name for path in output.iterdir()} & {"job.json", "checkpoints"}
+
+    def test_a_kill_before_it_gets_its_name(self, uninterrupted: Student, tmp_path: Path) -> None:
+        partial, output = tmp_path / "student.partial", tmp_path / "student"
+        logs: list[TrainLog] = []
+        shutil.copytree(uninterrupted.folder, partial)
+        for name in ("training.json", "training.json.part"):  # of a training of several machines
+            (partial / name).write_text("{}")
+        found = train(uninterrupted.spec, TRAINING, HELD_OUT, output, on_log=logs.append)
+        assert (found, logs) == (uninterrupted.manifest, [])
+        names = [{path.name for path in folder.iterdir()} for folder in (output, uninterrupted.folder)]
+        assert names[0] == names[1]
+
+    def test_weights_that_are_not_those_of_the_manifest_are_made_again(
+        self, uninterrupted: Student, tmp_path: Path
+    ) -> None:
+        partial = Path(shutil.copytree(uninterrupted.folder, tmp_path / "student.partial"))
+        weights = partial / "adapter_model.safetensors"
+        key, kind, held_out = (getattr(uninterrupted.manifest, name) for name in ("key", "kind", "held_out_set"))
+        assert _made(partial, key, kind, None) is None  # the losses of other held-out examples
+        shutil.copy(uninterrupted.folder / "manifest.json", partial)
+        assert _made(partial, key, kind, held_out) == uninterrupted.manifest
+        weights.write_bytes(weights.read_bytes()[:-1])
+        assert _made(partial, key, kind, held_out) is None
+        assert load_manifest(partial) is None
+
+    def test_a_kill_while_an_epoch_is_measured(
+        self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from models import training_run
+
+        def attempt(folder: Path, killed: int | None) -> list[tuple[Any, ...]]:
+            """What the log says after an attempt that dies when it measures for the ``killed``-th time (from 0)."""
+            measured = 0
+
+            def measure(*given: Any) -> float:
+                nonlocal measured
+                if measured == killed:
+                    raise KeyboardInterrupt
+                measured += 1
+                return held_out_loss_of(*given)
+
+            job = TrainJob(
+                spec=spec_of(tiny, TINY.model_copy(update={"max_steps": 5})), examples=tuple(TRAINING),
+                held_out=tuple(HELD_OUT), folder=folder, options=ProcessOptions(checkpoint_steps=3, device="cpu"),
+            )  # fmt: skip
+            folder.mkdir(exist_ok=True)
+            with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+                patched.setattr(training_run, "held_out_loss", measure)
+                training_run.train(job.model_dump_json().encode(), lambda _: None)
+            lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+            return [(line["step"], line["loss"], line["eval_loss"], line["tokens"]) for line in lines]
+
+        held_out_loss_of = training_run.held_out_loss
+        expected = attempt(tmp_path / "whole", None)
+        assert [step for step, _, held_out, _ in expected if held_out is not None] == [0, 3, 5]
+        # In the first epoch's measure, after the checkpoint of step 3; in the last one, after that of step 5, amid an epoch.
+        assert [len(attempt(tmp_path / "killed", killed)) for killed in (1, 1)] == [4, 7]
+        assert attempt(tmp_path / "killed", None) == expected
+
     def test_an_error_while_logging_ends_the_process(self, tiny: Path, tmp_path: Path) -> None:
         def stop(log: TrainLog) -> None:
             raise KeyboardInterrupt
@@ -277,11 +354,32 @@ class TestFull:
 
         hyper = Hyperparameters(method="full", learning_rate=0.01, epochs=3, max_length=96)
         full = Student(spec_of(tiny, hyper), tmp_path / "full", ProcessOptions(gradient_checkpointing=True))
+        for name in ("config.json", "generation_config.json"):
+            assert json.loads((full.folder / name).read_text()).get("use_cache", True) is True
         result = full.manifest.result
         assert held_out_loss(whole_model(full.folder), full.folder) == pytest.approx(result.held_out_loss, abs=0.05)
         assert (result.held_out_loss or 99) < (result.base_loss or 0)
         with safe_open(full.folder / "model.safetensors", "pt") as weights:
             assert weights.get_slice("model.norm.weight").get_dtype() == "BF16"
+
+
+@pytest.mark.real
+def test_the_held_out_loss_is_the_mean_over_learned_tokens_in_whatever_batches(tiny: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    from models.training_run import held_out_loss as measure
+
+    rows = build_dataset(EXAMPLES, AutoTokenizer.from_pretrained(str(tiny)), FORMATS["blocks"], 96)[0].to_list()
+    model = whole_model(tiny).eval()
+    losses = []
+    for row in rows:
+        with torch.no_grad():
+            scores = model(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+        losses += [-float(scores[at, label]) for at, label in enumerate(row["labels"][1:]) if label != -100]
+    for batch_size in (1, 4, 99):
+        found = measure(model, rows, batch_size, torch.device("cpu"))
+        assert found == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
 @pytest.mark.real
@@ -352,7 +450,8 @@ class TestRefusals:
         )  # fmt: skip
         from models import training_run  # in this process: what the libraries warn of is an error here
 
-        with pytest.raises(RunError, match=r"loss is not finite \(nan\) at step 0.*learning_rate \(0\.01\)"):
+        # No RunError: what fails again in the same way is not to be tried again.
+        with pytest.raises(InputError, match=r"loss is not finite \(nan\) at step 0.*learning_rate \(0\.01\)"):
             training_run.train(job.model_dump_json().encode(), lambda message: None)
         assert not list(tmp_path.glob("*.safetensors"))
 
@@ -394,6 +493,14 @@ class TestRefusals:
             monkeypatch.delenv(name, raising=False)
         with pytest.raises(InputError, match=r"api\.wandb\.ai wants a key: .*WANDB_API_KEY.*'wandb-api-key'"):
             train(spec_of(tiny, TINY), TRAINING, (), tmp_path / "s", options=ProcessOptions(report_to=("wandb",)))
+
+    @pytest.mark.parametrize(
+        ("variables", "wanted"),
+        [({}, True), ({"WANDB_MODE": "online"}, True), ({"WANDB_API_KEY": "k"}, False), ({"WANDB_MODE": "offline"}, False),
+         ({"WANDB_MODE": "dryrun"}, False), ({"WANDB_MODE": "disabled"}, False)],
+    )  # fmt: skip
+    def test_when_a_tracker_wants_a_key(self, variables: dict[str, str], wanted: bool) -> None:
+        assert wandb_wants_key(variables) is wanted
 
     def test_no_model_folder(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"base: .* has no config\.json"):

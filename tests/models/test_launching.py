@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import pytest
 
 from models.finetune import Hyperparameters, ProcessOptions
 from models.launching import (
+    TRAINING,
     Launch,
+    _task,
     accelerate_config,
     check_devices,
     host_and_port,
     join,
     launch_arguments,
     launch_of,
+    tidy,
     write_config,
 )
 from store.types import InputError, RunError
@@ -38,10 +42,9 @@ class TestConfig:
         from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
         address = "node-0:29501" if nodes > 1 else None
-        path = write_config(tmp_path, Launch(gpus, nodes, nodes - 1, address, bf16=True, recompute=True))
+        path = write_config(tmp_path, Launch(gpus, nodes, nodes - 1, address, recompute=True))
         read = load_config_from_file(str(path))
         assert (read.num_processes, read.num_machines, read.machine_rank) == (gpus * nodes, nodes, nodes - 1)
-        assert read.mixed_precision == "bf16"
         arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(launch_arguments(path)))
         assert arguments.use_fsdp is (gpus * nodes > 1)
         assert (arguments.module, arguments.training_script) == (True, "models.training_process")
@@ -74,10 +77,9 @@ class TestConfig:
         names = [write_config(tmp_path, Launch(1, 2, node, "a:1")).name for node in (0, 1)]
         assert names == ["accelerate.yaml", "accelerate.node1.yaml"]
 
-    def test_precision_is_left_to_the_worker_unless_asked_for(self) -> None:
-        for precision, said in [("auto", "no"), ("fp32", "no"), ("bf16", "bf16")]:
-            launch = launch_of(Hyperparameters(precision=precision), options(gpus=2))
-            assert accelerate_config(launch)["mixed_precision"] == said
+    def test_nothing_is_said_of_the_precision_which_workers_choose(self) -> None:
+        launch = launch_of(Hyperparameters(precision="bf16"), options(gpus=2))
+        assert "mixed_precision" not in accelerate_config(launch)
 
     def test_dropout_is_recomputed_by_transformers(self) -> None:
         asked = options(gpus=2, gradient_checkpointing=True)
@@ -126,11 +128,36 @@ class TestThreads:
         assert options(threads=8, gpus=2, nodes=4).threads_each == 4
         assert options().threads_each >= 1
 
+    def test_no_more_than_this_process_may_use(self) -> None:
+        allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(allowed)})
+        try:
+            assert options(gpus=1).threads_each == 1
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
+def test_what_only_the_training_needed_is_removed(tmp_path: Path) -> None:
+    gone = ("accelerate.yaml", "accelerate.node1.yaml", "train.node1.log", "failure.json", TRAINING, f"{TRAINING}.part")
+    for name in (*gone, "train.log", "model.safetensors"):
+        (tmp_path / name).touch()
+    tidy(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"train.log", "model.safetensors"}
+
 
 class TestJoin:
     def test_the_first_machine_does_not_join(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="rank: 0 is not the number of another machine"):
             join(tmp_path, 0)
+
+    def test_the_newest_training_is_joined(self, tmp_path: Path) -> None:
+        for age, name in enumerate(("b", "a", "c")):
+            (tmp_path / f"{name}.partial").mkdir()
+            told = tmp_path / f"{name}.partial" / TRAINING
+            told.write_text(json.dumps({"attempt": name, "nodes": 2, "job": {}}))
+            os.utime(told, (age, age))
+        found = [_task(tmp_path, 1, joined) for joined in (set(), {"c"}, {"c", "a", "b"})]
+        assert [one and one[1] for one in found] == ["c", "a", None]
 
     def test_nothing_begins(self, tmp_path: Path) -> None:
         # This training has two machines, and the third has no part in it.

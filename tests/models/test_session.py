@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, chdir
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -51,8 +52,15 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def session(embedded: Path, log: Path) -> Iterator[ModelSession]:
-    with ModelSession(ModelRef("smollm2-135m", embedded), QUICK, generation_log=log, unit="u1") as opened:
+def session(embedded: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSession]:
+    # Opened where the user has a package that is called as ours.
+    place = tmp_path_factory.mktemp("place")
+    (place / "models").mkdir()
+    (place / "models" / "__init__.py").write_text("raise SystemExit('the wrong models')")
+    with ExitStack() as ends:
+        with chdir(place):
+            opened = ModelSession(ModelRef("smollm2-135m", embedded), QUICK, generation_log=log, unit="u1")
+            ends.enter_context(opened)
         yield opened
 
 

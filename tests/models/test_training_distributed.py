@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,27 @@ class TestTwoProcesses:
         assert only
         tensors["model.embed_tokens.weight"][sorted(only)] = float("nan")
         save_file(tensors, poisoned / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(RunError, match=r"^the loss is not finite \(nan\) at step \d+: training stopped"):
+        with pytest.raises(InputError, match=r"^the loss is not finite \(nan\) at step \d+: training stopped"):
             train(spec_of(poisoned, STEPS), TRAINING, (), tmp_path / "student", options=two())
         assert not list((tmp_path / "student.partial").glob("checkpoints/*"))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("jobs", "agree"), [(("a", "a"), True), (("a", "b"), False)])
+def test_all_have_the_same_job_or_all_stop(jobs: tuple[str, str], agree: bool) -> None:
+    code = (
+        "import sys; from models.training_ranks import meet, part\n"
+        "ranks = meet('cpu', 2); print(ranks.same(sys.argv[1])); part()\n"
+    )
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, job], stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank, job in enumerate(jobs)
+    ]  # fmt: skip
+    assert [process.communicate(timeout=60)[0].strip() for process in started] == [str(agree)] * 2
 
 
 @pytest.mark.real
@@ -171,10 +190,7 @@ class TestMore:
         assert set(descendants(os.getpid())) <= before
 
     def test_two_machines(self, base: Path, tmp_path: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        spec, options = spec_of(base, STEPS), two(gpus=1, nodes=2, main_address=address)
+        spec, options = spec_of(base, STEPS), two(gpus=1, nodes=2, main_address=f"127.0.0.1:{free_port()}")
         first, lines = start(spec, tmp_path / "students" / "two", options)
         said: list[str] = []
         try:
@@ -190,6 +206,26 @@ class TestMore:
             curve_of(spec, tmp_path / "one", ProcessOptions(device="cpu", threads=2)),
         )
 
+    def test_a_machine_that_joins_what_a_kill_left_behind(self, base: Path, tmp_path: Path) -> None:
+        students = tmp_path / "students"
+        spec, options = spec_of(base, STEPS), two(gpus=1, nodes=2, main_address=f"127.0.0.1:{free_port()}")
+        left, left_lines = start(spec, students / "left", options)
+        wait_until((students / "left.partial" / "training.json").is_file, 60, "it did not begin")
+        left.kill()
+        left.wait()
+        left_lines.close()
+        said: list[str] = []
+        other = spec.model_copy(update={"base_key": "other"})
+        with ThreadPoolExecutor(1) as pool:
+            joined = pool.submit(join, students, 1, wait=30, say=said.append)
+            wait_until(lambda: bool(said), 60, "nothing was joined")
+            with pytest.raises(RunError, match="another training was joined"):
+                train(other, TRAINING, HELD_OUT, students / "right", options=options)
+            train(other, TRAINING, HELD_OUT, students / "right", options=options)  # as a study tries again
+            assert joined.result() == 1
+        assert "left.partial: another training was joined" in said[1]
+        assert said[-1].endswith("right.partial: done")
+
     def test_what_is_dropped_out_is_the_same_after_a_resume(self, base: Path, tmp_path: Path) -> None:
         spec = spec_of(base, LORA.model_copy(update={"lora_dropout": 0.2}))
         expected = curve_of(spec, tmp_path / "uninterrupted", two(gradient_checkpointing=True))
@@ -199,6 +235,12 @@ class TestMore:
         parent.wait()
         lines.close()
         assert_same(curve_of(spec, tmp_path / "resumed", two(gradient_checkpointing=True)), expected, within=1e-6)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def start(spec: TrainSpec, output: Path, options: ProcessOptions) -> tuple[subprocess.Popen[str], Any]:

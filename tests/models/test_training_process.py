@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from models import training_process
-from models.training_process import environment, run_child
+from models.training_process import environment, line_of, run_child
 from store.types import InputError, RunError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +69,31 @@ class TestRunChild:
         with pytest.raises(InputError, match=r"^the cause$"):
             run_child("", tmp_path / "log", None, lambda _: None)
 
+    def test_what_is_no_message_is_passed_over(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        noise = b'{"error": "half of {"log": 1}\n17\n\xff\n{"done": {"steps": 2}}\n'
+        monkeypatch.setattr(training_process, "BOOT", SPEAK + f"os.write(pipe.fileno(), {noise!r})")
+        assert run_child("", tmp_path / "log", None, lambda _: None) == {"steps": 2}
+
+    def test_a_package_of_the_users_that_is_called_as_ours(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "__init__.py").write_text("raise SystemExit('the wrong models')")
+        monkeypatch.chdir(tmp_path)
+        ours = "import json, models; pipe.write(json.dumps({'done': {'file': models.__file__}}) + chr(10))"
+        monkeypatch.setattr(training_process, "BOOT", SPEAK + ours)
+        found = run_child("", tmp_path / "log", None, lambda _: None)
+        assert found == {"file": str(ROOT / "models" / "__init__.py")}
+
+
+@pytest.mark.parametrize("text", ["short", "plain " * 2000, "größer " * 2000, "\N{PILE OF POO}" * 2000])
+def test_a_message_is_one_piece_of_a_pipe(text: str) -> None:
+    line = line_of({"error": text, "input": True})
+    assert line.endswith("\n")
+    assert len(line.encode()) <= 4096
+    assert text.startswith(json.loads(line)["error"])
+    assert len(line) > 4000 or json.loads(line)["error"] == text, "more of it was cut than needed"
+
 
 class TestDieWithParent:
     def test_a_killed_parent_takes_its_child_along(self) -> None:
@@ -100,10 +125,12 @@ class TestDieWithParent:
 
 def test_the_environment_is_quiet_offline_and_one_gpu_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    foreign = ("ACCELERATE_MIXED_PRECISION", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK")
+    for name in foreign:
+        monkeypatch.setenv(name, "2")
     found = environment(threads=1)
     assert found["CUDA_VISIBLE_DEVICES"] == "2"
-    assert "ACCELERATE_MIXED_PRECISION" not in found
+    assert not found.keys() & set(foreign)
     assert (found["HF_HUB_OFFLINE"], found["OMP_NUM_THREADS"]) == ("1", "1")
     assert found["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
 
@@ -114,5 +141,6 @@ def test_several_gpus_are_in_sight_of_several_processes(monkeypatch: pytest.Monk
     found = environment(threads=1, gpus=2)
     assert found["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert "WORLD_SIZE" not in found
+    assert environment(threads=1, gpus=2, device="cpu")["CUDA_VISIBLE_DEVICES"] == ""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert environment(threads=1, gpus=4)["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from store.types import Message, Prompt, Sampling, digest
-from tasks.keys import AnswerSpec, ThoughtSpec, TracesSpec, cache_key, seed_of, set_key, thought_id, trace_id
+from tasks.keys import (
+    AnswerSpec,
+    ThoughtSpec,
+    TracesSpec,
+    asked_key,
+    cache_key,
+    seed_of,
+    set_key,
+    thought_id,
+    trace_id,
+)
 
 THOUGHT = ThoughtSpec(model_key="m", format="plain", sampling=Sampling(temperature=0.7), max_thinking_tokens=64, seed=1)
 ANSWER = AnswerSpec(forced_answer="Final answer:", max_answer_tokens=16)
@@ -55,6 +65,30 @@ class TestRowKeys:
         seeds = {seed_of(thought_id(THOUGHT, "d", "q", "p", sample)) for sample in range(100)}
         assert len(seeds) == 100
         assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+class TestAsked:
+    def test_who_answers_does_not_matter(self) -> None:
+        student = {"model_key": "student:s", "format": "blocks"}
+        forced = ANSWER.model_copy(update={"forced_answer": "So:"})
+        other = UNIT.model_copy(update={"thought": THOUGHT.model_copy(update=student), "answer": forced})
+        assert other.key != UNIT.key
+        assert asked_key(other) == asked_key(UNIT)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"thought": THOUGHT.model_copy(update={"max_thinking_tokens": 128})},
+            {"thought": THOUGHT.model_copy(update={"sampling": Sampling(temperature=0.8)})},
+            {"thought": THOUGHT.model_copy(update={"seed": 2})},
+            {"answer": ANSWER.model_copy(update={"max_answer_tokens": 32})},
+            {"prompt_set": "q"},
+            {"samples": 1},
+            {"budgets": (16,)},
+        ],
+    )
+    def test_what_is_asked_and_how_does(self, change: dict[str, object]) -> None:
+        assert asked_key(UNIT.model_copy(update=change)) != asked_key(UNIT)
 
 
 class TestDigests:

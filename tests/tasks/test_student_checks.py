@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 
 from eval.statistics import wilson
+from models.embedded import default_cache
+from models.prompts import question_prompt
+from models.registry import ModelEntry, model_key
 from store import queries
 from store.connection import Store
-from tasks.student_checks import best_of, checked
+from store.types import Answer, Question, Sampling, Setting
+from tasks.keys import AnswerSpec, PredictionsSpec, ThoughtSpec, TracesSpec, asked_key
+from tasks.questions import Asked, prompt_rows, prompt_set_key, register_questions
+from tasks.student_checks import best_of, checked, land_check
+from tasks.traces import Run, TracesOrder
+from tasks.verdicts import MATCHER, PARSER, PredictionsOrder
+from tasks.weights import ModelChoice
 
 
 @pytest.mark.parametrize(
@@ -37,7 +46,8 @@ def student(key: str, **more: Any) -> dict[str, Any]:
 
 def check(key: str, student_key: str | None, n: int, correct: int) -> dict[str, Any]:
     row = {"check_key": key, "traces_key": "t", "base": "tiny", "student_key": student_key, "dataset": "held out"}
-    counts = {"questions": "q", "n": n, "correct": correct, "boxed": 3, "cut": 1, "unparsed": 1, "refused": 0}
+    row |= {"base_key": "weights", "questions": "q", "asked": "so"}
+    counts = {"n": n, "correct": correct, "boxed": 3, "cut": 1, "unparsed": 1, "refused": 0}
     return row | counts | {"thinking_tokens": 5.0}
 
 
@@ -77,6 +87,7 @@ def test_shares_have_the_intervals_of_wilson(store: Store) -> None:
         assert rows[key]["accuracy"] == right / 10
         assert rows[key]["low"] == pytest.approx(low, abs=1e-6)
         assert rows[key]["high"] == pytest.approx(high, abs=1e-6)
+    assert (rows["base"]["low"], rows["check-b"]["high"]) == (0.0, 1.0)
 
 
 def test_speed_is_that_of_a_usual_step_and_memory_the_peak(store: Store) -> None:
@@ -102,3 +113,58 @@ def test_a_study_calls_its_students_by_its_own_names_and_sets_the_base_before_th
         ("a", "mine", "x"),
         ("b", "mine", "y"),
     ]
+
+
+ENTRY = ModelEntry(alias="tiny", source="embedded", context_length=8192, parameters=1)
+QUESTION = Question(
+    id="q1", dataset="made", split="dev", text="What is the capital of Peru?", answers=(Answer(text="Lima"),),
+    answer_type="entity", provenance="made",
+)  # fmt: skip
+
+
+def asked_once(budget: int) -> tuple[TracesOrder, PredictionsOrder]:
+    """One question, whose thought has room for 48 tokens, with this budget."""
+    asked = (Asked(QUESTION, question_prompt(QUESTION, Setting.INSTRUCT)),)
+    thought = ThoughtSpec(model_key="w", format="plain", sampling=Sampling(), max_thinking_tokens=48, seed=0)
+    answer = AnswerSpec(forced_answer="So:", max_answer_tokens=8)
+    spec = TracesSpec(thought=thought, answer=answer, prompt_set=prompt_set_key(asked), samples=1, budgets=(budget,))
+    traces = TracesOrder(name="t", spec=spec, model=ModelChoice(entry=ENTRY, format="plain"), asked=asked, run=Run())
+    reading = PredictionsSpec(traces=spec.key, questions="q", parser=PARSER, matcher=MATCHER)
+    order = PredictionsOrder(
+        name="p", spec=reading, prompt_set=spec.prompt_set, thought_key=thought.key, answer_key=answer.key, samples=1,
+        budgets=(budget,), questions=(QUESTION,),
+    )  # fmt: skip
+    return traces, order
+
+
+def test_only_answers_at_the_budget_of_the_check_are_counted(tmp_path: Path) -> None:
+    store = Store(tmp_path / "counted.duckdb")
+    register_questions(store, [QUESTION])
+    traces, order = asked_once(48)
+    row = {
+        "thought_id": "h", "thought_key": order.thought_key, "answer_key": order.answer_key, "model": "tiny",
+        "dataset": "made", "question_id": "q1", "prompt_key": traces.asked[0].prompt.key, "sample": 0,
+        "thinking_chars": 9, "finish": "stop", "answer_tokens": 3, "prompt_tokens": 9, "cached_tokens": 0, "shared": False,
+        "self_contained": True,
+    }  # fmt: skip
+    prediction = {"parser": PARSER, "prediction": None, "prediction_key": None, "class": None}
+    store.land(
+        {
+            **prompt_rows(traces.asked),
+            "traces": [
+                {**row, "trace_id": "short", "budget": 16, "thinking_tokens": 16, "cut": True, "forced": True},
+                {**row, "trace_id": "long", "budget": 48, "thinking_tokens": 30, "cut": False, "forced": False},
+            ],
+            "predictions": [
+                {**prediction, "trace_id": "short", "how": "none"},
+                {**prediction, "trace_id": "long", "how": "boxed"},
+            ],
+        }
+    )
+    assert land_check(store, "tiny", None, "made", traces, order)
+    assert not land_check(store, "tiny", None, "made", traces, order), "it has landed already"
+    (found,) = store.query("SELECT * FROM student_checks")
+    assert {name: found[name] for name in ("n", "boxed", "cut", "unparsed", "thinking_tokens")} == {
+        "n": 1, "boxed": 1, "cut": 0, "unparsed": 0, "thinking_tokens": 30.0
+    }  # fmt: skip
+    assert (found["base_key"], found["asked"]) == (model_key(ENTRY, default_cache()), asked_key(traces.spec))

@@ -27,7 +27,7 @@ from tasks.keys import PredictionsSpec, TrainingPart, TrainingSetSpec, set_key
 from tasks.questions import Asked, gold_key, prompt_rows, prompt_set_key, question_key, register_questions
 from tasks.selection import SELECTION_VERSION, Candidate
 from tasks.training_folders import STATISTICS, folder_missing, folder_of, write_folder
-from tasks.training_sets import TrainingSetOrder, land_training_set
+from tasks.training_sets import TrainingSetOrder, land_training_set, training_set_missing
 from tasks.training_statistics import SEMANTIC_COSINE, near_gold, statistics_of
 from tasks.verdicts import MATCHER, PARSER, PredictionsOrder, land_predictions
 
@@ -433,11 +433,11 @@ class TestFolder:
         return write_folder(home, order.key, key, order.set_name, order.study, "retrieval")
 
     def test_it_loads_as_students_read_it(self, home: Home, made: tuple[TrainingSetOrder, str]) -> None:
-        order, key = made
-        assert folder_missing(home, order.key, key)
+        _, key = made
+        assert folder_missing(home, key)
         folder = self.write(home, made)
         assert folder == folder_of(home, key)
-        assert not folder_missing(home, order.key, key)
+        assert not folder_missing(home, key)
         assert {path.name for path in folder.iterdir()} == {
             "train.parquet", "held_out.parquet", "README.md", STATISTICS, "factscale.json"
         }  # fmt: skip
@@ -457,14 +457,25 @@ class TestFolder:
         assert json.loads((folder / STATISTICS).read_text())["kept"] == 16
 
     def test_what_is_gone_is_written_again(self, home: Home, made: tuple[TrainingSetOrder, str]) -> None:
-        order, key = made
+        _, key = made
         folder = self.write(home, made)
         before = (folder / "train.parquet").stat().st_mtime_ns
         assert (self.write(home, made) / "train.parquet").stat().st_mtime_ns == before
         (folder / "held_out.parquet").unlink()
-        assert folder_missing(home, order.key, key)
+        assert folder_missing(home, key)
         assert pq.read_table(self.write(home, made) / "held_out.parquet").num_rows > 0
-        assert folder_missing(home, "another unit", key)
+
+    def test_units_of_one_content_share_it(self, home: Home, made: tuple[TrainingSetOrder, str]) -> None:
+        order, key = made
+        other = order.model_copy(update={"spec": order.spec.model_copy(update={"max_tokens": 4096})})
+        assert other.key != order.key
+        assert land_training_set(other, home.store) == key
+        folder = self.write(home, made)
+        before = (folder / STATISTICS).stat().st_mtime_ns
+        assert self.write(home, (other, key)) == folder
+        assert (folder / STATISTICS).stat().st_mtime_ns == before
+        assert not training_set_missing(order, home)
+        assert not training_set_missing(other, home)
 
     def test_what_others_put_there_is_left_alone(self, home: Home, made: tuple[TrainingSetOrder, str]) -> None:
         folder = self.write(home, made)
