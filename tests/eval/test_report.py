@@ -212,7 +212,7 @@ def test_hostile_text_is_shown_as_text(pages: dict[str, Page]) -> None:
         ("datasets", "its fact in a prompt for: What is the capital of land 1?"),
         ("datasets", "without: "),
         ("training", "rt all all – – – – – – – – – wrong 7, too long 2"),
-        ("training", "rt 12 25.0% 50.0% – 3 25.0% 30 26 80 1,300 3 1 1 3.250 2.500 set-rt"),
+        ("training", "rt 12 25.0% 50.0% – 3 30 26 80 1,300 3 1 set-rt"),
         ("training", "Of this question only the fs1 trace entered a training set."),
         ("retrieval", "These paths were searched with the gold answers as their ends."),
         ("retrieval", "3 of 6"),
