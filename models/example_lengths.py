@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from models.formats import format_named, render_prompt
-from models.plain_tokenizer import PlainTokenizer, template_of, tokenizer_of
-from models.registry import ModelEntry, tokenizer_key
+from models.plain_tokenizer import PlainTokenizer, tokenizer_of
+from models.registry import ModelEntry, template_of, tokenizer_key
 from models.training_text import Example, layout
 from store.types import Message, digest
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.registry import ModelEntry, fetch_tokenizer
-from store.types import InputError
+from models.registry import ModelEntry, fetch_tokenizer, template_of
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -87,22 +86,6 @@ def tokenizer_of(entry: ModelEntry, cache: Path) -> Any:
     return load_tokenizer(
         ModelRef(entry.alias, folder, trust_remote_code=entry.trust_remote_code, chat_template=entry.chat_template)
     )
-
-
-def template_of(entry: ModelEntry) -> str | None:
-    """The chat template that the registry gives a model in place of its own; None: it gives none.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    if entry.chat_template is None:
-        return None
-    try:
-        return entry.chat_template.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"model {entry.alias!r}: chat_template {entry.chat_template} cannot be read: {error}"
-        ) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -248,7 +248,7 @@ def model_key(entry: ModelEntry, cache: Path) -> str:
         files = ("*.safetensors", "adapter_config.json")
         key += f"+{content(entry.adapter, files, cache / 'hashes')}"
     if entry.chat_template is not None or entry.stop_tokens:
-        key += f"+turn:{digest([_template(entry), sorted(entry.stop_tokens)], 16)}"
+        key += f"+turn:{digest([template_of(entry), sorted(entry.stop_tokens)], 16)}"
     return key
 
 
@@ -308,7 +308,12 @@ def _commit(entry: ModelEntry) -> str:
     return entry.revision
 
 
-def _template(entry: ModelEntry) -> str | None:
+def template_of(entry: ModelEntry) -> str | None:
+    """The chat template that the registry gives a model in place of its own; None: it gives none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     if entry.chat_template is None:
         return None
     try:
