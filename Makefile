@@ -75,7 +75,7 @@ $(VENV)/.encoder: $(VENV)/.core
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core $(VENV)/.encoder
-	$(PIP) --editable ".[dev]"
+	$(PIP) --editable ".[dev,ray,shared]"
 	touch $@
 
 # vLLM's CPU build pins an older fastapi than Prefect's server runs with; with the newer one both work, but pip cannot be

@@ -12,8 +12,10 @@ from typing import Any
 from prefect import flow
 
 from flows.artifacts import gather, table, threads
+from flows.limits import DryRun, Limit, limited
 from flows.orders import Orders
 from flows.parameters import Distill
+from flows.plan import publish_plan
 from store.home import Home
 from tasks.landing import submit
 from tasks.questions import register_questions
@@ -26,10 +28,13 @@ _DIGITS = 4
 
 
 @flow(name="distill", task_runner=threads(1))
-def distill(parameters: Distill) -> list[str]:
+def distill(parameters: Distill, limit: Limit = None, dry_run: DryRun = False) -> list[str]:
     """Traces of every teacher in every recipe, a judge's verdicts on them if one is named, then one training set a recipe
     and one a mix. Returns the training sets' keys, which name their folders."""
-    home = Home.current()
+    parameters, home = limited(parameters, limit), Home.current()
+    if dry_run:
+        publish_plan(parameters, "distill")
+        return []
     orders = Orders(parameters, home)
     register_questions(orders.store, orders.train_questions)
     pairs = [orders.teacher(alias, r) for r in parameters.distill.recipes for alias in parameters.distill.teachers]

@@ -11,8 +11,10 @@ from contextlib import suppress
 from prefect import flow
 
 from flows.artifacts import gather, threads
+from flows.limits import DryRun, Limit, limited
 from flows.orders import Orders, RunOrder, Waiting
 from flows.parameters import Evaluate
+from flows.plan import publish_plan
 from store.home import Home
 from store.scores import score_study
 from store.types import digest
@@ -25,8 +27,11 @@ from tasks.verdicts import MATCHER, PARSER, JudgeOrder, predictions, verdicts
 
 
 @flow(name="evaluate", task_runner=threads(1))
-def evaluate(parameters: Evaluate) -> str:
+def evaluate(parameters: Evaluate, limit: Limit = None, dry_run: DryRun = False) -> str:
     """Answers of every run, their predictions, and the judges' verdicts. Returns the study's key."""
+    parameters = limited(parameters, limit)
+    if dry_run:
+        return publish_plan(parameters, "evaluate")
     orders = Orders(parameters, Home.current())
     runs = [orders.run(*names) for names in orders.run_names()]
     for run in runs:
@@ -52,7 +57,9 @@ def study_key(
     """Key of a study: all that it asks for (how its models are run and its report looks is no part of it), and the units
     that it came to, which change with their students and judges; ``trained`` are those of :func:`training_units`."""
     # How students are trained, beside what they become, is left out as well.
-    asked = parameters.model_dump(mode="json", exclude={"generation": True, "report": True, "finetune": {"run"}})
+    asked = parameters.model_dump(
+        mode="json", exclude={"generation": True, "fan_out": True, "report": True, "finetune": {"run"}}
+    )
     readings = sorted(run.predictions.key for run in runs)
     made = [[judge.spec.judge for judge in judges], [order.key for order in overlaps], *([trained] if trained else [])]
     return digest([asked, readings, *made])

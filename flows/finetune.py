@@ -13,8 +13,10 @@ from prefect.logging import get_run_logger
 
 from eval.training_plots import training_plots
 from flows.artifacts import gather, markdown, pictures, table, threads
+from flows.limits import DryRun, Limit, limited
 from flows.orders import CheckOrder, Orders, student_name
 from flows.parameters import Finetune
+from flows.plan import publish_plan
 from store.home import Home
 from store.queries import student_rows
 from tasks.landing import submit
@@ -29,9 +31,12 @@ Row = dict[str, Any]
 
 
 @flow(name="finetune", task_runner=threads(1))
-def finetune(parameters: Finetune) -> list[str]:
+def finetune(parameters: Finetune, limit: Limit = None, dry_run: DryRun = False) -> list[str]:
     """One student for each base, training set and variant of the sweep. Returns their keys, which name their folders."""
-    home = Home.current()
+    parameters, home = limited(parameters, limit), Home.current()
+    if dry_run:
+        publish_plan(parameters, "finetune")
+        return []
     orders = Orders(parameters, home)
     names = orders.student_names()
     made = {order.key: order for order in (orders.student(*name) for name in names)}

@@ -227,6 +227,42 @@ class Generation(Run):
         return self
 
 
+class FanOut(Frozen):
+    """Where the units that load a model are made: thoughts and answers, students, verdicts. Nothing here enters a key."""
+
+    kind: Literal["local", "workers", "ray"] = Field(
+        default="local",
+        description="local: in the flow's own process, one after another; workers: each as a run of the deployment `unit` on the "
+        "work pool `gpu`, where one worker a GPU takes them; ray: as tasks of a Ray cluster",
+    )
+    at_once: int = Field(default=64, ge=1, le=1000, description="Units handed out at a time (workers, ray)")
+    retries: int = Field(
+        default=3, ge=0, le=20, description="How often a unit is started again, elsewhere, after its worker has died"
+    )
+    gpu_gib: float = Field(
+        default=80.0, gt=0, le=1000, description="Memory of one GPU in GiB, which tells how many of them a model needs"
+    )
+    share_gpus: bool = Field(default=False, description="ray: small models take a part of a GPU each, several on one")
+    address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="ray: the cluster, ray://host:10001 or `auto` for the one that this machine belongs to; empty: a Ray "
+        "that is started here and ends with the flow",
+    )
+    local_gpus: int | None = Field(
+        default=None, ge=0, le=64, description="ray, started here: the GPUs to declare; empty: those that are found"
+    )
+
+    @model_validator(mode="after")
+    def _what_belongs_to_ray(self) -> FanOut:
+        for name in ("address", "local_gpus", "share_gpus"):
+            if self.kind != "ray" and getattr(self, name):
+                raise ValueError(f"{name}: only fan-out `ray` has one, and kind is {self.kind!r}; leave it out")
+        if self.address is not None and self.local_gpus is not None:
+            raise ValueError("local_gpus: a cluster with an address knows its own GPUs; leave one of the two out")
+        return self
+
+
 class Judge(Frozen):
     """A model that judges predictions. In YAML its alias alone will do."""
 
@@ -551,6 +587,7 @@ class Distill(Retrieve):
 
     distill: Distillation = Distillation()
     generation: Generation = Generation()
+    fan_out: FanOut = FanOut()
 
     @property
     def counted_by(self) -> str:

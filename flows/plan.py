@@ -12,8 +12,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from flows.artifacts import table
 from flows.orders import STUDENT_FORMAT, CheckOrder, Orders, RunOrder, Waiting, student_name
-from flows.parameters import Judge, QuestionSet, Study
+from flows.parameters import Judge, QuestionSet, Retrieve, Study
 from models.embedded import default_cache
 from models.example_lengths import reader_key
 from models.finetune import Hyperparameters, ProcessOptions, check_packages, check_wandb_key
@@ -169,6 +170,14 @@ def plan(study: Study, home: Home) -> list[Row]:
     rows = list(_rows(study, Orders(study, home)))
     priced = any(row["cost"] is not None for row in rows)
     return rows if priced else [{name: row[name] for name in row if name != "cost"} for row in rows]
+
+
+def publish_plan(parameters: Retrieve, only: str | None) -> str:
+    """The plan of a flow's parameters as an artifact of its run, of one stage or of all; returns what it comes to in a line."""
+    study = Study.model_validate(parameters.model_dump())
+    rows = plan(study, Home.current())
+    table(f"plan-{study.name}", rows, f"What study {study.name} would take")
+    return f"{len(rows)} units"
 
 
 def status_rows(store: Store) -> tuple[list[Row], list[Row]]:

@@ -14,8 +14,10 @@ from eval.summary import Baseline
 from eval.tables import judge_table, leaderboard_rows, table_rows
 from flows.artifacts import gather, markdown, pictures, table
 from flows.evaluate import study_key, training_units
+from flows.limits import DryRun, Limit, limited
 from flows.orders import Orders, Waiting
 from flows.parameters import Study
+from flows.plan import publish_plan
 from store.home import Home
 from tasks.keys import set_key
 from tasks.landing import submit
@@ -25,9 +27,11 @@ _FIRST_PLOTS = ("budgets", "parallel")
 
 
 @flow(name="report")
-def report(parameters: Study) -> str:
+def report(parameters: Study, limit: Limit = None, dry_run: DryRun = False) -> str:
     """Draw the report unless nothing changed since. Returns the path of its first page."""
-    home = Home.current()
+    parameters, home = limited(parameters, limit), Home.current()
+    if dry_run:
+        return publish_plan(parameters, "report")
     order = report_order(parameters, home)
     page = report_page(order, home)
     gather([submit(draw, order, home.store, missing=not is_drawn(order, home))])

@@ -8,8 +8,10 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 
 from flows.artifacts import gather, threads
+from flows.limits import DryRun, Limit, limited
 from flows.orders import QUESTIONS_A_TASK_EACH, Orders
 from flows.parameters import Retrieve
+from flows.plan import publish_plan
 from flows.retrieval import publish_retrieval
 from store.home import Home
 from tasks.controls import control
@@ -24,8 +26,12 @@ QUESTIONS_A_ROUND = 5000  # fetched for together, then searched: what a killed r
 
 
 @flow(name="retrieve", task_runner=threads(4))
-def retrieve(parameters: Retrieve) -> int:
+def retrieve(parameters: Retrieve, limit: Limit = None, dry_run: DryRun = False) -> int:
     """Find what is missing; a question whose paths are in the store costs nothing. Returns the questions searched now."""
+    parameters = limited(parameters, limit)
+    if dry_run:
+        publish_plan(parameters, "retrieve")
+        return 0
     orders = Orders(parameters, Home.current())
     store = orders.store
     missing = orders.missing_retrievals()

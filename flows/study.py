@@ -10,14 +10,19 @@ from prefect import flow
 from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.finetune import finetune
+from flows.limits import DryRun, Limit, limited
 from flows.parameters import Study
+from flows.plan import publish_plan
 from flows.report import report
 from flows.retrieve import retrieve
 
 
 @flow(name="study")
-def study(parameters: Study) -> str:
+def study(parameters: Study, limit: Limit = None, dry_run: DryRun = False) -> str:
     """The whole study. Returns the path of its report."""
+    parameters = limited(parameters, limit)
+    if dry_run:
+        return publish_plan(parameters, None)
     if any(setting.trained for setting in parameters.evaluate.settings):
         retrieve(parameters)
         distill(parameters)
