@@ -1,0 +1,278 @@
+"""The whole fs1 study, 168 runs at full width, with a stand-in for its models: does everything around them hold?
+
+    python -m bench.fs1 --recorded HOME [--limit N] [--check] [--data FOLDER] [--keep FOLDER]
+
+``deployments/studies/fs1.yaml`` is planned and run through its flows on the real questions of all six benchmarks and a real
+Wikidata extract: paths, teachers' traces, training sets, students, the ladder of every run, predictions, verdicts, overlap,
+scores, report. In place of the models stands ``bench.replay``, which replays the traces that another study recorded
+(``--recorded``: the home of a demo will do), so that figures of accuracy mean nothing and those of time leave the models out.
+Two sets differ from the study's, since the data has others: TimeQuestions dev teaches in place of CWQ dev, and Mintaka's
+test questions are those of its dev split.
+
+Prints a table, then one JSON object as its last line. With ``--check`` a missed bar is named and the exit status is 1: 168 runs
+planned and landed, every trace that was planned is there and none twice, every task run that was promised is recorded, and
+a second run makes none. ``--limit`` takes the first so many questions of each set. ``--keep`` leaves the home in a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from bench import replay
+from store.home import Home
+from store.types import InputError, RunError
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+STUDY = Path(__file__).resolve().parents[1] / "deployments" / "studies" / "fs1.yaml"
+TRAIN = {"dataset": "exaqt", "split": "dev", "path": "exaqt/timequestions_dev.json.gz"}
+FILES = {
+    "cwq": ("test", "cwq/ComplexWebQuestions_test.json.gz"),
+    "exaqt": ("test", "exaqt/timequestions_test.json.gz"),
+    "grailqa": ("dev", "grailqa/grailqa_dev_full.jsonl.gz"),
+    "simpleqa": ("test", "simpleqa/simple_qa_test_set.csv.gz"),
+    "mintaka": ("dev", "mintaka/mintaka_dev.json.gz"),
+    "webqsp": ("test", "webqsp/WebQSP.test.jsonl.gz"),
+}
+TOKENIZER = "smollm2-135m"  # comes with factscale; the study's own has to be fetched
+RUNS = 168
+GIB = 1024**2  # ru_maxrss is in KiB
+
+Figures = dict[str, float]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark. Returns the exit status: 0, 1 for a missed bar or a failed run, 2 where the data is not here."""
+    parser = argparse.ArgumentParser(prog="python -m bench.fs1", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--recorded", type=Path, required=True, help="the home of a study whose traces are replayed")
+    parser.add_argument("--limit", type=int, help="the first so many questions of each set")
+    parser.add_argument("--check", action="store_true", help="exit with status 1 where a bar is missed")
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of the real data (%(default)s)")
+    parser.add_argument("--keep", type=Path, help="leave the home in this folder")
+    given = parser.parse_args(arguments)
+    folder = given.keep or Path(tempfile.mkdtemp(prefix="factscale-fs1-"))
+    try:
+        figures = run(Home(folder.resolve()), Home(given.recorded.resolve()), given.data, given.limit)
+    except (InputError, RunError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    finally:
+        if given.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    missed = missed_bars(figures)
+    _print(figures)
+    for bar in missed:
+        print(f"missed: {bar}", file=sys.stderr)
+    print(json.dumps({"bench": "fs1", "limit": given.limit, **figures, "missed": missed}))
+    return 1 if given.check and missed else 0
+
+
+def run(home: Home, source: Home, data: Path, limit: int | None) -> Figures:
+    """Plan and run the study in ``home``. Raises InputError where data or recorded traces are missing."""
+    for file in (TRAIN["path"], *(file for _, file in FILES.values())):
+        if not (data / "benchmarks" / file).is_file():
+            raise InputError(f"the benchmark data is not here: no file {data / 'benchmarks' / file}; give it by --data")
+    home.folder.mkdir(parents=True, exist_ok=True)
+    os.environ["FACTSCALE_HOME"] = str(home.folder)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # Prefect reads its settings when it is imported.
+    from flows.server import prefect_api, prepare_environment
+
+    prepare_environment(home)
+    from flows.parameters import Study
+    from kg.graphs import load_graph
+    from tasks import students, traces
+
+    study = Study.model_validate(_parameters(home, data, limit))
+    figures: Figures = {}
+    with _timed(figures, "load the graph"):
+        load_graph(sorted((data / "kg").glob("*.nt.gz")), "wikidata", home.kg)
+    figures |= _planned(study, home)
+    sets = (study.train, *study.evaluate.datasets)
+    recording = replay.recorded(source, [question for chosen in sets for question in chosen.load()])
+    figures["questions"] = sum(len(chosen.load()) for chosen in study.evaluate.datasets)
+    with (
+        patch.object(traces, "open_session", replay.opener(recording)),
+        patch.object(students, "train", replay.train),
+        patch.object(students, "fetch", lambda _entry, _cache: home.folder),
+        prefect_api(home) as url,
+    ):
+        started = time.perf_counter()
+        key = _stages(study, figures)
+        figures["whole study, s"] = round(time.perf_counter() - started, 1)
+        figures |= _landed(home, key)
+        with _timed(figures, "second run"):
+            _stages(study, {})
+        figures["traces made by the second run"] = _landed(home, key)["traces"] - figures["traces"]
+        figures |= _recorded(home, url)
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    figures["peak memory, GiB"] = round(own.ru_maxrss / GIB, 2)
+    figures["peak memory of a child, GiB"] = round(children.ru_maxrss / GIB, 2)
+    figures["store, GiB"] = round((home.folder / "factscale.duckdb").stat().st_size / 2**30, 2)
+    return figures
+
+
+class _timed:  # noqa: N801 - used as a function
+    """Adds the seconds of a block to the figures."""
+
+    def __init__(self, figures: Figures, name: str) -> None:
+        self._figures, self._name = figures, name
+
+    def __enter__(self) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {self._name}", file=sys.stderr)
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_error: object) -> None:
+        self._figures[f"{self._name}, s"] = round(time.perf_counter() - self._started, 1)
+
+
+def _parameters(home: Home, data: Path, limit: int | None) -> dict[str, Any]:
+    """The shipped study on the files that are here."""
+    study: dict[str, Any] = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
+    folder = data / "benchmarks"
+    sets = [
+        {"dataset": name, "split": split, "path": str(folder / file), "limit": limit}
+        for name, (split, file) in FILES.items()
+    ]
+    sets[0]["path"] = str(_named_cwq(home, data))
+    study["train"] = {**TRAIN, "path": str(folder / TRAIN["path"]), "limit": limit}
+    study["retrieve"] |= {
+        "datasets": sets, "tokenizer": TOKENIZER, "similarity": "lexical",
+        "mid_map": str(data / "kg" / "freebase_mid2qid.tsv.gz"),
+    }  # fmt: skip
+    study["distill"] |= {"tokenizer": TOKENIZER, "semantic": "off"}
+    study["evaluate"] |= {"datasets": sets, "overlap": {"encoder": "off"}}
+    study["fan_out"] = {"kind": "local"}  # the stand-in is in this process
+    return study
+
+
+def _named_cwq(home: Home, data: Path) -> Path:
+    """The CWQ file with the names of its answers beside it, which the official file does not have for all."""
+    names: dict[str, str] = {}
+    with gzip.open(data / "linked" / "cwq_test.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for record in map(json.loads, lines):
+            if len(record.get("answer_mids", ())) == len(record["answers"]):
+                names |= zip(record["answer_mids"], record["answers"], strict=True)
+    folder = home.folder / "cwq"
+    folder.mkdir(exist_ok=True)
+    (folder / "names.tsv").write_text(
+        "".join(f"{mid}\t{' '.join(name.split())}\n" for mid, name in names.items()), encoding="utf-8"
+    )
+    source = data / "benchmarks" / FILES["cwq"][1]
+    link = folder / source.name
+    link.unlink(missing_ok=True)
+    link.symlink_to(source)
+    return link
+
+
+def _planned(study: Any, home: Home) -> Figures:
+    from flows.orders import Orders
+    from flows.plan import plan
+
+    figures: Figures = {}
+    with _timed(figures, "plan"):
+        rows = plan(study, home)
+    titles = {Orders(study, home).run_title(name) for name in Orders(study, home).run_names()}
+    figures["units planned"] = len(rows)
+    figures["runs planned"] = sum(row["unit"] in titles for row in rows)
+    figures["traces planned"] = sum(row["rows"] or 0 for row in rows if row["unit"] in titles)
+    return figures
+
+
+def _stages(study: Any, figures: Figures) -> str:
+    from flows.distill import distill
+    from flows.evaluate import evaluate
+    from flows.finetune import finetune
+    from flows.report import report
+    from flows.retrieve import retrieve
+
+    with _timed(figures, "retrieve"):
+        retrieve(study)
+    with _timed(figures, "distill"):
+        distill(study)
+    with _timed(figures, "finetune"):
+        finetune(study)
+    with _timed(figures, "evaluate"):
+        key: str = evaluate(study)
+    with _timed(figures, "report"):
+        report(study)
+    return key
+
+
+def _landed(home: Home, key: str) -> Figures:
+    counts = home.store.query(
+        "SELECT count(*) AS traces, count(DISTINCT trace_id) AS distinct_traces, count(DISTINCT run_key) AS runs "
+        "FROM results WHERE study_key = ?",
+        [key],
+    )[0]
+    doubled = home.store.query(
+        "SELECT (SELECT count(*) - count(DISTINCT trace_id) FROM trace_texts) + "
+        "(SELECT count(*) - count(DISTINCT thought_id) FROM thought_texts) AS n"
+    )[0]
+    return {
+        "runs": counts["runs"],
+        "traces": counts["traces"],
+        # Two runs of one model and setting on one dataset share their traces; this study has none such.
+        "traces twice": counts["traces"] - counts["distinct_traces"] + doubled["n"],
+        "verdicts of the judge": home.store.query("SELECT count(*) AS n FROM verdicts WHERE attempts > 0")[0]["n"],
+    }
+
+
+def _recorded(home: Home, url: str) -> Figures:
+    """Task runs that flows made, and those that the API has of them once it has written all down."""
+    promised = home.store.query("SELECT coalesce(sum(task_runs), 0)::BIGINT AS n FROM flow_runs")[0]["n"]
+    from prefect.client.orchestration import SyncPrefectClient
+
+    deadline = time.monotonic() + 60
+    with SyncPrefectClient(url) as client:
+        while True:
+            answer = client._client.post("/task_runs/count", json={})
+            found = int(answer.json())
+            if found >= promised or time.monotonic() > deadline:
+                return {"task runs promised": promised, "task runs recorded": found}
+            time.sleep(1)
+
+
+def missed_bars(figures: Figures) -> list[str]:
+    """Which bars these figures miss, in words."""
+    counts = ("runs planned", "runs")
+    missed = [f"{name}: {figures[name]:.0f}, the study has {RUNS}" for name in counts if figures[name] != RUNS]
+    if figures["traces"] != figures["traces planned"]:
+        missed.append(f"{figures['traces']:,.0f} traces, {figures['traces planned']:,.0f} planned")
+    if figures["traces twice"]:
+        missed.append(f"{figures['traces twice']:,.0f} traces are there twice")
+    if figures["traces made by the second run"]:
+        missed.append(f"the second run made {figures['traces made by the second run']:,.0f} traces")
+    if not figures["task runs recorded"] >= figures["task runs promised"] > 0:
+        missed.append(
+            f"{figures['task runs recorded']:.0f} of {figures['task runs promised']:.0f} task runs are recorded"
+        )
+    return missed
+
+
+def _print(figures: Figures) -> None:
+    table = Table(title="The fs1 study with a stand-in for its models", title_justify="left", box=None)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.1f}" if name.endswith((", s", "GiB")) else f"{value:,.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
