@@ -34,7 +34,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from bench import replay
 from store.home import Home
 from store.types import InputError, RunError
 
@@ -94,6 +93,7 @@ def run(home: Home, source: Home, data: Path, limit: int | None) -> Figures:
     from flows.server import prefect_api, prepare_environment
 
     prepare_environment(home)
+    from bench import replay
     from flows.parameters import Study
     from kg.graphs import load_graph
     from tasks import students, traces
