@@ -1,35 +1,29 @@
-"""The results database: one DuckDB file, held only for the length of a transaction.
+"""The results database: a DuckDB file of one machine, or a lake that several write, behind one interface.
 
-DuckDB lets one process write a file, or several read it. A study runs for hours, so the file is opened for each
-transaction and closed after it (about 25 ms), and whoever finds it taken waits a little: `factscale status` works while a
-study runs, and two studies can land in one file. Rows and the ``units`` row that says "complete" are written in one
-transaction, the ``units`` row last; a row whose key is there already is left untouched.
+Rows and the ``units`` row that says "complete" are written in one transaction, the ``units`` row last; a row whose key is
+there already is left untouched. The file (:mod:`store.file`) is held for the length of a transaction: `factscale status` works
+while a study runs, and two studies can land in one file. A lake (:mod:`store.lake`) lets its readers in at any time.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import duckdb
 import pyarrow as pa
 
-from store.migrations import migrate, pending
-from store.types import InputError, RunError
+from store.file import DuckDBFile
+from store.lake import Lake
+from store.lake_address import LakeAddress, is_lake
+from store.sql import name as _name
+from store.types import InputError
 
 Row = Mapping[str, Any]
 LOCK_TIMEOUT_VARIABLE = "FACTSCALE_LOCK_TIMEOUT"
-
-# Rows that DuckDB stores together. The file is closed after each landing, and closing writes the last, unfilled group anew:
-# at its default of 122,880 rows of long text that is hundreds of megabytes for each landing.
-_ROW_GROUP = 4096
-# Tables of long texts and their keys, which no index holds: at millions of rows it would cost more than the rows.
-_UNINDEXED = {"thought_texts": "thought_id", "trace_texts": "trace_id"}
 
 
 class Unit(NamedTuple):
@@ -50,53 +44,102 @@ class Unit(NamedTuple):
     cost: float | None = None
 
 
-class _File:
-    """What all stores of one file in this process share, since DuckDB opens a file once a process."""
+class Backend(Protocol):
+    """What a kind of store brings: how it is opened, held and inserted into."""
 
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.opened: duckdb.DuckDBPyConnection | None = None
-        self.ready = False
+    @property
+    def name(self) -> str:
+        """What people read; without a password."""
+        ...
 
+    @property
+    def address(self) -> str:
+        """What opens the store from another process; with the password, if its URL has one."""
+        ...
 
-_files: dict[Path, _File] = {}
-_files_lock = threading.Lock()
+    def exists(self) -> bool:
+        """Whether there is such a store; nothing is created."""
+        ...
 
+    def connection(self, *, read_only: bool) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """The open database; with ``read_only`` False no other writes meanwhile."""
+        ...
 
-def _shared(path: Path) -> _File:
-    with _files_lock:
-        return _files.setdefault(path.resolve(), _File())
+    def before_commit(self) -> None:
+        """Raise RunError where the transaction in this thread may no longer commit."""
+        ...
+
+    def insert(self, db: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> int:
+        """Insert the rows whose keys are not there. Returns their number."""
+        ...
+
+    def untrusted(self, sql: str) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """A connection on which nothing can be done but read the store's tables."""
+        ...
 
 
 class Store:
-    """A results database at ``path``. Safe to share between threads; other processes may use the same file.
+    """A results database: the path of a DuckDB file, or the URL of a lake. Safe to share between threads.
 
-    ``lock_timeout`` (seconds; default from FACTSCALE_LOCK_TIMEOUT, else 60) is how long a transaction waits for another
-    process. Errors: InputError for a file that is no DuckDB database, is damaged, or comes from a newer factscale;
-    RunError for a file that stays locked or a disk that is full.
+    ``lock_timeout`` (seconds; default from FACTSCALE_LOCK_TIMEOUT, else 60 for a file, and 300 for a lake, where many may stand
+    in the queue) is how long a transaction waits for other processes. Errors: InputError for a file that is no DuckDB database,
+    is damaged, or comes from a newer factscale, and for a URL or a lake that cannot be right; RunError for a store that stays
+    locked, a disk that is full, or a server that is away.
     """
 
-    def __init__(self, path: Path, *, lock_timeout: float | None = None) -> None:
-        self.path = Path(path)
-        self.lock_timeout = float(os.environ.get(LOCK_TIMEOUT_VARIABLE, "60")) if lock_timeout is None else lock_timeout
-        self._file = _shared(self.path)
+    def __init__(self, address: Path | str, *, lock_timeout: float | None = None, folder: Path | None = None) -> None:
+        """``folder`` is where the files of a lake lie whose URL does not say it; a file needs none."""
+        lake = is_lake(address)
+        default = os.environ.get(LOCK_TIMEOUT_VARIABLE, "300" if lake else "60")
+        self.lock_timeout = float(default) if lock_timeout is None else lock_timeout
+        self._backend: Backend
+        if lake:
+            self._backend = Lake(LakeAddress.parse(str(address), folder), self.lock_timeout)
+        else:
+            self._backend = DuckDBFile(Path(address), self.lock_timeout)
+
+    def __repr__(self) -> str:
+        return f"Store({self.name})"
+
+    @property
+    def name(self) -> str:
+        """What to call the store where people read it: its path, or its URL without the password."""
+        return self._backend.name
+
+    @property
+    def address(self) -> str:
+        """What :class:`Store` takes to open it again, also in another process. Not for people: it may hold a password."""
+        return self._backend.address
+
+    @property
+    def path(self) -> Path:
+        """The file. Raises TypeError for a lake."""
+        if not isinstance(self._backend, DuckDBFile):
+            raise TypeError(f"the store {self.name} is no file")
+        return self._backend.path
+
+    @property
+    def lake(self) -> Lake | None:
+        """The lake, for what only a lake has; None for a file."""
+        return self._backend if isinstance(self._backend, Lake) else None
+
+    def exists(self) -> bool:
+        """Whether there is such a store; nothing is created."""
+        return self._backend.exists()
+
+    def close(self) -> None:
+        """Close what this process keeps open of a lake; a file is never kept open. The next use opens it again."""
+        if self.lake is not None:
+            self.lake.close()
 
     @contextmanager
     def connection(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The open database, for a short while: other processes wait as long as the block lasts. Re-entrant in a thread."""
-        with self._file.lock:
-            if self._file.opened is not None:
-                yield self._file.opened
-                return
-            if not self._file.ready or not self.path.exists():
-                self._prepare()
-            self._file.opened = self._connect(read_only=read_only)
-            try:
-                with self._clear_errors():
-                    yield self._file.opened
-            finally:
-                opened, self._file.opened = self._file.opened, None
-                opened.close()
+        """The open database, for a short while: other writers wait as long as the block lasts. Re-entrant in a thread.
+
+        With ``read_only`` others wait for a file only, and all that is read in the block is of one moment.
+        """
+        with self._backend.connection(read_only=read_only) as db:
+            yield db
 
     def land(self, tables: Mapping[str, Sequence[Row] | pa.Table], unit: Unit | None = None) -> int:
         """Insert the rows of all ``tables`` and then the unit's row, in one transaction.
@@ -106,10 +149,15 @@ class Store:
         landed = 0
         with self.transaction() as db:
             for table, rows in tables.items():
-                landed += _insert(db, table, rows)
+                landed += self.insert(db, table, rows)
             if unit is not None:
-                _insert(db, "units", [unit._asdict()])
+                self.insert(db, "units", [unit._asdict()])
         return landed
+
+    def insert(self, db: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row] | pa.Table) -> int:
+        """Insert, in the transaction that ``db`` is in, the rows whose keys are not there. Returns their number."""
+        arrow = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
+        return self._backend.insert(db, table, arrow) if arrow.num_rows else 0
 
     @contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -118,10 +166,11 @@ class Store:
             db.begin()
             try:
                 yield db
+                self._backend.before_commit()
                 db.commit()
             except BaseException:
                 # After a full disk DuckDB has ended the transaction itself; that must not hide why.
-                with suppress(duckdb.TransactionException):
+                with suppress(duckdb.Error):
                     db.rollback()
                 raise
 
@@ -141,10 +190,7 @@ class Store:
         """Rows of one statement that a person typed: on a read-only connection that cannot reach files or settings."""
         if len(duckdb.extract_statements(sql)) != 1:
             raise InputError("give exactly one SQL statement")
-        self.query("SELECT 1")
-        with self._file.lock, _closing(self._connect(read_only=True)) as db:
-            db.execute("SET enable_external_access = false")
-            db.execute("SET lock_configuration = true")
+        with self._backend.untrusted(sql) as db:
             cursor = db.execute(sql)
             names = [column[0] for column in cursor.description or []]
             return [dict(zip(names, row, strict=False)) for row in cursor.fetchall()]
@@ -166,122 +212,3 @@ class Store:
         """Those of ``ids`` that stand in ``table.column``: the anti-join that says what is left to do."""
         sql = f"SELECT wanted FROM wanted_ids SEMI JOIN {_name(table)} ON {_name(column)} = wanted"  # noqa: S608
         return {row["wanted"] for row in self.query_for(ids, sql)} if ids else set()
-
-    def _prepare(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.is_dir():
-            raise InputError(
-                f"the store {self.path} is a folder; name a file, for example {self.path / 'factscale.duckdb'}"
-            )
-        if self.path.exists():
-            with self._clear_errors(), _closing(self._connect(read_only=True)) as db:
-                needs_migration = pending(db, self.path)
-        else:
-            needs_migration = True
-        if needs_migration:
-            with self._clear_errors(), _closing(self._connect(read_only=False)) as db:
-                migrate(db, self.path)
-        self._file.ready = True
-
-    def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-        deadline = time.monotonic() + self.lock_timeout
-        pause = 0.01
-        while True:
-            try:
-                with self._clear_errors():
-                    return self._attached(read_only=read_only)
-            except _LockedError as error:
-                if time.monotonic() >= deadline:
-                    raise RunError(
-                        f"the store {self.path} is locked by another process and stayed so for {self.lock_timeout:.0f} s "
-                        f"({error}): end that process, or name another store with FACTSCALE_HOME"
-                    ) from None
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.25)
-
-    def _attached(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-        db = duckdb.connect()
-        try:
-            options = f"ROW_GROUP_SIZE {_ROW_GROUP}{', READ_ONLY' if read_only else ''}"
-            db.execute(f"ATTACH {_literal(str(self.path))} AS store ({options})")
-            db.execute("USE store")
-            # An attached file does not say where to spill: without this it would be `.tmp` in the current folder.
-            db.execute(f"SET temp_directory = {_literal(str(self.path) + '.tmp')}")
-            db.execute("SET TimeZone = 'UTC'")
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    @contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except duckdb.Error as error:
-            raise self._clear_error(error) from error
-
-    def _clear_error(self, error: duckdb.Error) -> Exception:
-        text = str(error)
-        if "Could not set lock" in text or "Conflicting lock" in text:
-            holder = text.split("held in ", 1)[-1].splitlines()[0] if "held in " in text else "holder unknown"
-            return _LockedError(holder)
-        if "No space left" in text or "disk full" in text.lower() or "ENOSPC" in text:
-            return RunError(
-                f"the disk of the store {self.path} is full: nothing of this landing was kept; free some space and start again"
-            )
-        if "not a valid DuckDB database" in text or "Corrupt" in text or "checksum" in text or "Serialization" in text:
-            return InputError(
-                f"the store {self.path} is not a readable DuckDB database ({text.splitlines()[0]}): restore a copy, or move "
-                "the file away to start an empty store"
-            )
-        if isinstance(error, duckdb.IOException):
-            return RunError(f"the store {self.path} cannot be used: {text.splitlines()[0]}")
-        return error
-
-
-class _LockedError(Exception):
-    """The file is held by another process; the text says by which."""
-
-
-@contextmanager
-def _closing(db: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
-    try:
-        yield db
-    finally:
-        db.close()
-
-
-def _insert(db: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row] | pa.Table) -> int:
-    arrow = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
-    if arrow.num_rows == 0:
-        return 0
-    db.register("landing_rows", arrow)
-    try:
-        counted = db.execute(_insertion(table)).fetchone()
-    finally:
-        db.unregister("landing_rows")
-    return int(counted[0]) if counted else 0
-
-
-def _insertion(table: str) -> str:
-    into = f"INSERT INTO {_name(table)} BY NAME"
-    key = _UNINDEXED.get(table)
-    if key is None:
-        return f"{into} SELECT * FROM landing_rows ON CONFLICT DO NOTHING"  # noqa: S608
-    # Keys of rows that land together begin alike: the range leaves most of the table unread.
-    there = (
-        f"SELECT {key} FROM {table} WHERE {key} BETWEEN (SELECT min({key}) FROM landing_rows) "  # noqa: S608 - our own names
-        f"AND (SELECT max({key}) FROM landing_rows)"
-    )
-    return f"{into} SELECT DISTINCT ON ({key}) * FROM landing_rows WHERE {key} NOT IN ({there})"  # noqa: S608
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _name(identifier: str) -> str:
-    # Table and column names come from this code base only; anything else is a bug that must not reach SQL.
-    if not identifier.isidentifier():
-        raise ValueError(f"not a table or column name: {identifier!r}")
-    return identifier

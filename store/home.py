@@ -1,6 +1,7 @@
 """Where a study keeps its things: one folder, ``.factscale`` by default, or what FACTSCALE_HOME says.
 
 factscale.duckdb   the results      students/   weights and their manifests
+                   (unless FACTSCALE_STORE names another store: a file, or a lake that several machines write)
 training_sets/     Parquet and cards
 kg/                loaded graphs    reports/    one folder a study
 prefect/           Prefect's own    logs/       what the children print, and the generation log
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from store.connection import Store
+from store.lake_address import is_lake
 from store.types import InputError
 
 HOME_VARIABLE = "FACTSCALE_HOME"
+STORE_VARIABLE = "FACTSCALE_STORE"
 
 
 class Home(NamedTuple):
@@ -30,16 +33,25 @@ class Home(NamedTuple):
 
     def existing(self) -> Home:
         """This home, if it has a results database. Raises InputError if there is none yet."""
-        if not self.store.path.is_file():
-            raise InputError(
-                f"no store at {self.store.path}: run a study first, or set FACTSCALE_HOME to the folder of one"
-            )
+        store = self.store
+        if not store.exists():
+            raise InputError(f"no store at {store.name}: run a study first, or set FACTSCALE_HOME to the folder of one")
         return self
 
     @property
     def store(self) -> Store:
-        """The results database (created with its schema at the first use)."""
-        return Store(self.folder / "factscale.duckdb")
+        """The results database, created with its schema at the first use. Raises InputError for a wrong FACTSCALE_STORE."""
+        return self.open_store()
+
+    def open_store(self, lock_timeout: float | None = None) -> Store:
+        """The same, waiting so many seconds for another process."""
+        return self.store_at(os.environ.get(STORE_VARIABLE) or str(self.folder / "factscale.duckdb"), lock_timeout)
+
+    def store_at(self, address: str, lock_timeout: float | None = None) -> Store:
+        """The store of this path or URL; a lake whose URL names no folder has its files in ``lake`` of this home."""
+        if not is_lake(address):
+            return Store(Path(address).expanduser().resolve(), lock_timeout=lock_timeout)
+        return Store(address, lock_timeout=lock_timeout, folder=self.folder / "lake")
 
     @property
     def students(self) -> Path:

@@ -203,10 +203,14 @@ class Prompt(Frozen):
 class Sampling(Frozen):
     """How tokens are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 means no limit."""
 
-    temperature: float = Field(default=0.0, ge=0.0, le=5.0)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    top_k: int = Field(default=0, ge=0)
-    repetition_penalty: float = Field(default=1.0, gt=0.0, le=3.0)
+    temperature: float = Field(default=0.0, ge=0.0, le=5.0, description="0: greedy, the likeliest token each time")
+    top_p: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Of the likeliest tokens with this probability; 1: all"
+    )
+    top_k: int = Field(default=0, ge=0, description="Of so many likeliest tokens; 0: all")
+    repetition_penalty: float = Field(
+        default=1.0, gt=0.0, le=3.0, description="Above 1: tokens seen before are less likely"
+    )
 
     @model_validator(mode="after")
     def _greedy_has_one_form(self) -> Sampling:

@@ -8,6 +8,9 @@ import tempfile
 # Printed tables are as wide as in a log file, also in a process of pytest-xdist, which sets the terminal's width.
 os.environ["COLUMNS"] = "120"
 
+# No test writes into a store that somebody works with.
+os.environ.pop("FACTSCALE_STORE", None)
+
 # Set before Prefect is imported: no test sees what another run of the tests left, and nobody's own Prefect sees the tests.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="factscale-prefect-")
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)

@@ -1,0 +1,29 @@
+"""Names and texts on their way into SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+
+
+def literal(text: str) -> str:
+    """The text as a constant of SQL; for statements that take no parameters."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def name(identifier: str) -> str:
+    """A table's or column's name. These come from this code base only; anything else is a bug that must not reach SQL."""
+    if not identifier.isidentifier():
+        raise ValueError(f"not a table or column name: {identifier!r}")
+    return identifier
+
+
+@contextmanager
+def closing(db: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The connection, closed at the end of the block."""
+    try:
+        yield db
+    finally:
+        db.close()
