@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+_DRAWN_AT_ONCE = 10_000_000  # counts of distinct values, eight bytes each
 
 
 class Interval(NamedTuple):
@@ -208,8 +209,14 @@ def _check_pairs(a: int, b: int) -> None:
 def _bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
     """Means of ``resamples`` draws with replacement of all of ``values``; shape (resamples,)."""
     distinct, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
-    return np.asarray(drawn @ distinct / len(values), dtype=np.float64)
+    random, at_once = np.random.default_rng(seed), max(_DRAWN_AT_ONCE // len(distinct), 1)
+    means = []
+    for start in range(
+        0, resamples, at_once
+    ):  # in parts, which draws the same: many distinct values would fill the memory
+        size = min(at_once, resamples - start)
+        means.append(random.multinomial(len(values), counts / len(values), size=size) @ distinct / len(values))
+    return np.concatenate(means).astype(np.float64)
 
 
 def _bca(values: Floats, means: Floats, level: float) -> tuple[float, float]:

@@ -22,7 +22,8 @@ DryRun = Annotated[
 def limited(parameters: P, limit: int | None) -> P:
     """The same parameters with at most ``limit`` questions of each set; None leaves them as they are.
 
-    What lands is shared with the whole study: rows are known by their questions, not by the sets.
+    What lands is shared with the whole study: rows are known by their questions, not by the sets. The name tells the trial
+    from the whole (``demo-first-5``), so that its report, artifacts and nightly verdicts never take the place of the whole's.
     """
     if limit is None:
         return parameters
@@ -32,7 +33,9 @@ def limited(parameters: P, limit: int | None) -> P:
         return questions.model_copy(update={"limit": fewest})
 
     retrieve = parameters.retrieve
+    suffix = f"-first-{limit}"
     changed: dict[str, object] = {
+        "name": f"{parameters.name.removesuffix(suffix)}{suffix}",
         "train": few(parameters.train),
         "retrieve": retrieve.model_copy(update={"datasets": tuple(map(few, retrieve.datasets))}),
     }

@@ -38,9 +38,9 @@ class Extension(Frozen):
     all, while budget remains). The words count as thinking tokens, since they use up the budget.
     """
 
-    words: str = Field(default="Wait,", min_length=1)
-    margin: int = Field(default=32, ge=0)
-    most: int | None = Field(default=None, ge=1)
+    words: str = Field(default="Wait,", min_length=1, description="What stands in place of an early end of thinking")
+    margin: int = Field(default=32, ge=0, description="An end within so many tokens of the budget stands")
+    most: int | None = Field(default=None, ge=1, description="Ends of a thought that are put off; empty: all")
 
 
 class LadderPlan(Frozen):

@@ -55,7 +55,8 @@ class ModelEntry(Frozen):
     ``revision`` is the commit hash of a hub model, ``adapter`` a peft LoRA folder. ``chat_template`` (a Jinja file)
     takes the place of the tokenizer's own, ``stop_tokens`` end a turn beside the usual ones, ``trust_remote_code`` runs the
     Python files that come with the weights. ``server``: where it is asked in place of being loaded here. ``roles`` are
-    hints; ``context_length`` is in tokens; ``parameters`` is their number, unknown of some hosted models; ``sampling``
+    hints; ``context_length`` is in tokens; ``parameters`` is their number, unknown of some hosted models; ``active_parameters``
+    are those that one token uses, where that is a part of them (mixtures of experts): a plan counts with it; ``sampling``
     is what the model's makers recommend.
     """
 
@@ -67,6 +68,7 @@ class ModelEntry(Frozen):
     roles: tuple[Role, ...] = ()
     context_length: int = Field(ge=1)
     parameters: int | None = Field(default=None, ge=1)
+    active_parameters: int | None = Field(default=None, ge=1)
     sampling: Sampling = Sampling()
     chat_template: Path | None = None
     stop_tokens: tuple[str, ...] = ()

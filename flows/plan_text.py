@@ -1,0 +1,165 @@
+"""A plan as people read it: two tables and a few lines, on the terminal or as artifacts of a run."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from flows.orders import Orders
+from flows.parameters import Study
+from flows.plan_models import ModelPlan, Totals, by_model, totals
+from flows.plan_units import Planned, Planner
+from flows.printing import Shape, console, print_rows
+from store.home import Home
+
+Row = dict[str, Any]
+
+
+class Plan(NamedTuple):
+    """The units of a study, its models, and the sums."""
+
+    study: str
+    units: list[Planned]
+    models: list[ModelPlan]
+    totals: Totals
+
+
+def make_plan(
+    study: Study, home: Home, only: str | None = None, gpu_price: float | None = None, gpus: int | None = None
+) -> Plan:
+    """The plan of a study, or of one stage of it; nothing is fetched, asked or spent. Raises what checking a study raises."""
+    from flows.plan import check
+
+    check(study, home, only)
+    orders = Orders(study, home)
+    units = list(Planner(study, orders).units(None if only == "study" else only))
+    models = by_model(study, orders, units, gpu_price)
+    return Plan(study.name, units, models, totals(units, models, gpus or 1))
+
+
+def unit_rows(units: list[Planned]) -> list[Row]:
+    """A row a unit; ``cost`` only where any model has prices."""
+    priced = any(unit.cost is not None for unit in units)
+    return [
+        {
+            "unit": u.unit,
+            "state": u.state,
+            "rows": u.rows,
+            "tokens": u.tokens,
+            "expected": u.expected,
+            "prompt_tokens": u.prompt,
+        }
+        | ({"cost": u.cost} if priced else {})
+        for u in units
+    ]
+
+
+def model_rows(models: list[ModelPlan]) -> list[Row]:
+    """A row a model and role, with numbers as numbers."""
+    return [
+        {
+            "model": one.model,
+            "role": one.role,
+            "units": one.units,
+            "to_do": one.to_do,
+            "tokens": one.tokens,
+            "expected": one.expected,
+            "prompt_tokens": one.prompt,
+            "per_second": None if one.rate is None else round(one.rate, 3),
+            "speed": f"measured, {one.measured} units" if one.source == "measured" else one.source,
+            "gpus_a_unit": one.gpus,
+            "gpu_hours" if one.device == "cuda" else "hours": round(one.hours, 3),
+            "api_cost": one.api,
+            "gpu_cost": one.rent,
+            "weights": one.weights,
+        }
+        for one in models
+    ]
+
+
+def shown_models(models: list[ModelPlan]) -> list[Row]:
+    """The same for people: rounded, without columns that are empty throughout."""
+    hours = "GPU hours" if any(one.device == "cuda" for one in models) else "hours here"
+    rows = [
+        {
+            "model": one.model,
+            "role": one.role,
+            "to do": f"{one.to_do} of {one.units}",
+            "tokens at most": one.tokens,
+            "expected": "?" if one.expected is None and one.to_do else f"{one.expected or 0:,}",
+            "tokens/s": _speed(one),
+            "speed is": f"measured ({one.measured})" if one.source == "measured" else one.source.upper(),
+            "GPUs": f"{one.gpus:g}" if one.gpus else "-",
+            hours: f"{one.hours:,.2f}",
+            "API $": "-" if one.api is None else f"{one.api:,.2f}",
+            "GPU $": "-" if one.rent is None else f"{one.rent:,.2f}",
+            "weights": one.weights,
+        }
+        for one in models
+    ]
+    empty = [name for name in ("GPUs", "API $", "GPU $") if all(row[name] == "-" for row in rows)]
+    return [{name: value for name, value in row.items() if name not in empty} for row in rows]
+
+
+def _speed(one: ModelPlan) -> str:
+    if one.rate is None:
+        return "-"
+    number = f"{one.rate:,.0f}" if one.rate >= 10 else f"{one.rate:.2f}"
+    return f"{number} calls" if one.work == "judge" and one.source == "measured" else number
+
+
+def summary_lines(plan: Plan) -> list[str]:
+    """What the plan comes to, and what of it is known how well."""
+    found, models = plan.totals, plan.models
+    lines = [
+        f"{found.units} units, {found.to_do} to do; at most {found.tokens:,} tokens to generate"
+        + (f", expected {found.expected:,}" if found.expected < found.tokens else "")
+        + "."
+    ]
+    if found.device == "cuda":
+        lines.append(
+            f"{found.hours:,.1f} GPU hours; with {found.gpus} GPU{'s' if found.gpus > 1 else ''} {found.wall:,.1f} hours or more"
+            + (f" (too few for {', '.join(found.too_large)})" if found.too_large else "")
+            + "."
+        )
+    else:
+        lines.append(f"About {found.wall:,.2f} hours on this machine, which has no GPU.")
+    money = [f"${found.api:,.2f} to providers at most" if found.api is not None else ""]
+    money.append(f"${found.rent:,.2f} for GPUs" if found.rent is not None else "")
+    if any(money):
+        lines.append(f"Money: {' and '.join(part for part in money if part)}.")
+    if found.estimated:
+        busy = sum(one.to_do > 0 for one in models)
+        lines.append(
+            f"ESTIMATED, not measured: the speed of {found.estimated} of {busy} rows above, by rules of thumb "
+            "that can be off by a factor of two or more. Run with --limit first: the store then knows the real ones."
+        )
+    if found.at_most:
+        lines.append(
+            f"AT MOST: nothing is known of lengths in {found.at_most} rows (?), so every thought counts at its full length."
+        )
+    if missing := sorted({one.model for one in models if one.to_do and one.weights.startswith("not downloaded")}):
+        lines.append(f"NOT DOWNLOADED YET, and fetched when first needed (docs/models.md): {', '.join(missing)}.")
+    return lines
+
+
+def print_plan(
+    study: Study,
+    home: Home,
+    only: str | None = None,
+    *,
+    shape: Shape = Shape.TABLE,
+    by: str = "unit",
+    gpu_price: float | None = None,
+    gpus: int | None = None,
+) -> None:
+    """Print the plan: both tables and what they come to, or one table for programs (``by`` unit or model)."""
+    plan = make_plan(study, home, only, gpu_price, gpus)
+    if shape is not Shape.TABLE:
+        print_rows(model_rows(plan.models) if by == "model" else unit_rows(plan.units), shape)
+        return
+    shown = [{name: value for name, value in row.items() if name != "prompt_tokens"} for row in unit_rows(plan.units)]
+    print_rows(shown, shape, title=f"Plan of {study.name}: units")
+    if plan.models:
+        print_rows(shown_models(plan.models), shape, title="By model")
+    for line in summary_lines(plan):
+        console.print(line, markup=False, highlight=False)
