@@ -90,13 +90,13 @@ def stored(home: Home) -> dict[str, Figures]:
 
     Raises InputError where there is none.
     """
-    if not home.store.path.is_file():
+    if not home.store.exists():
         raise InputError(f"{home.folder} holds no store: run a study with FACTSCALE_HOME={home.folder} first")
     rows = home.store.query(
         "SELECT study_key, name FROM studies SEMI JOIN study_judges USING (study_key) ORDER BY started_at"
     )
     if not rows:
-        raise InputError(f"no study of {home.store.path} has a judge: name one in evaluate.judges")
+        raise InputError(f"no study of {home.store.name} has a judge: name one in evaluate.judges")
     return {f"{row['name']} {row['study_key'][:6]}": measure(home.store, row["study_key"]) for row in rows}
 
 

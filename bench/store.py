@@ -41,7 +41,6 @@ from eval.explorer import render_list, render_question
 from eval.explorer_views import Filters
 from eval.statistics import maj_at_k
 from store.connection import Store
-from store.home import Home
 from store.scores import score_study
 from store.types import InputError, Question, RunError, Split
 from tasks.exploring import Explorer
@@ -73,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         questions = chosen_questions(given.data, QUICK_QUESTIONS if given.quick else QUESTIONS)
-        figures = measure(Home(folder).store, questions, folder)
+        figures = measure(Store(folder / "factscale.duckdb"), questions, folder)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

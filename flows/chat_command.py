@@ -154,7 +154,7 @@ def _folder(named: str, home: Home) -> Path | None:
         if not path.is_dir():
             raise InputError(f"student {named}: there is no such folder")
         return path.resolve()
-    if home.store.path.is_file():
+    if home.store.exists():
         try:
             return home.students / find_trained(home.store, named).key
         except InputError:
@@ -173,7 +173,7 @@ def _folders(home: Home) -> list[Path]:
 
 
 def _known(registry: Registry, home: Home) -> str:
-    rows = home.store.query("SELECT student_key, name FROM students ORDER BY name") if home.store.path.is_file() else []
+    rows = home.store.query("SELECT student_key, name FROM students ORDER BY name") if home.store.exists() else []
     stored = {row["student_key"]: f"{row['student_key'][:8]} ({row['name'].removeprefix('student ')})" for row in rows}
     names = [stored.get(path.name, path.name[:8]) for path in _folders(home)]
     models = [entry.alias for entry in registry.models]

@@ -20,14 +20,18 @@ from rich.console import Console
 
 from flows.chat_command import chat
 from flows.data_commands import data_app
+from flows.db_commands import db_app
 from flows.kg_commands import kg_app
 from flows.kg_paths import kg_paths
 from flows.model_commands import models_app
-from flows.printing import Shape, console, print_rows
+from flows.nightly_commands import nightly_app
+from flows.printing import Shape, console
 from flows.publish_commands import publish_app
 from flows.server import prepare_environment
+from flows.server_commands import deploy, status
 from flows.train_commands import train
 from flows.train_node import train_node
+from flows.worker_commands import workers
 from store.home import Home
 from store.types import InputError, RunError, Setting
 
@@ -39,7 +43,6 @@ app = typer.Typer(
     epilog="Everything is kept in the folder .factscale, or in what FACTSCALE_HOME names.",
 )
 study_app = typer.Typer(no_args_is_help=True, help="Run a study, or see what running it would take.")
-db_app = typer.Typer(no_args_is_help=True, help="Look into the results database.")
 ui_app = typer.Typer(
     help="Prefect's UI with the deployments and a worker, or, with `report`, a study's report and traces."
 )
@@ -50,16 +53,32 @@ app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(publish_app, name="publish")
 app.add_typer(ui_app, name="ui")
+app.add_typer(nightly_app, name="nightly")
 kg_app.command("paths")(kg_paths)
 app.command("train")(train)
 app.command("train-node")(train_node)
 app.command("chat")(chat)
+app.command("status")(status)
+app.command("deploy")(deploy)
+app.command("workers")(workers)
 errors = Console(stderr=True)
 _INTERRUPTED = 130
 
 StudyFile = Annotated[
     Path, typer.Argument(metavar="STUDY.yaml", help="The study's file, e.g. deployments/studies/demo.yaml")
 ]
+
+
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, help="At most so many questions of each set, for a trial with a report of its own.")
+]
+
+
+class Table(StrEnum):
+    """The tables of a plan."""
+
+    UNIT = "unit"
+    MODEL = "model"
 
 
 class Stage(StrEnum):
@@ -76,6 +95,10 @@ class Stage(StrEnum):
 def study_run(
     study_file: StudyFile,
     only: Annotated[Stage | None, typer.Option(help="Run one stage; the ones before it must have landed.")] = None,
+    limit: LimitOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done and what it takes; nothing is done or spent.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log as well.")] = False,
 ) -> None:
     """Run a study. What landed before is not made again: start it again after any interruption."""
@@ -83,9 +106,15 @@ def study_run(
     prepare_environment(home)
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.limits import limited
     from flows.parameters import load_study
 
-    study = load_study(study_file)
+    study = limited(load_study(study_file), limit)
+    if dry_run:
+        from flows.plan_text import print_plan
+
+        print_plan(study, home, only.value if only else None)
+        return
     from flows.terminal import run_in_terminal
 
     run_in_terminal(study, home, only.value if only else None, console)
@@ -94,39 +123,23 @@ def study_run(
 @study_app.command("plan")
 def study_plan(
     study_file: StudyFile,
-    shape: Annotated[Shape, typer.Option("--format", help="How to print the units.")] = Shape.TABLE,
+    limit: LimitOption = None,
+    gpu_price: Annotated[
+        float | None, typer.Option(min=0, help="US dollars a GPU hour; without it GPUs are given in hours.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that work at a time, for the wall time.")] = 1,
+    by: Annotated[Table, typer.Option(help="Which table --format json and csv print.")] = Table.UNIT,
+    shape: Annotated[Shape, typer.Option("--format", help="How to print it.")] = Shape.TABLE,
 ) -> None:
-    """Show a study's units: done or missing, and the tokens that are still to be generated. Nothing is run."""
+    """Show what a study would take: units done and missing; tokens, GPU hours and money by model. Nothing is run or fetched."""
     home = Home.current()
     prepare_environment(home)
+    from flows.limits import limited
     from flows.parameters import load_study
-    from flows.plan import plan
+    from flows.plan_text import print_plan
 
-    rows = plan(load_study(study_file), home)
-    print_rows(rows, shape, title=f"Plan of {study_file}")
-    if shape is Shape.TABLE:
-        missing = sum(row["state"] != "done" for row in rows)
-        tokens = sum(row["tokens"] or 0 for row in rows)
-        cost = sum(row.get("cost") or 0.0 for row in rows)
-        priced = f" (those of models with prices: ${cost:,.2f})" if cost else ""
-        console.print(f"{len(rows)} units, {missing} to do, at most {tokens:,} tokens to generate{priced}.")
-
-
-@app.command()
-def status(
-    shape: Annotated[Shape, typer.Option("--format", help="How to print the counts.")] = Shape.TABLE,
-) -> None:
-    """Show what is in the store: studies, units by kind, rows; also while a study runs."""
-    home = Home.current().existing()
-    from flows.plan import status_rows
-
-    studies, units = status_rows(home.store)
-    if shape is Shape.TABLE:
-        console.print(f"Store: {home.store.path}")
-        print_rows(studies, shape, title="Evaluated studies")
-        print_rows(units, shape, title="Units that landed")
-    else:
-        print_rows([{"table": "study", **r} for r in studies] + [{"table": "units", **r} for r in units], shape)
+    study = limited(load_study(study_file), limit)
+    print_plan(study, home, shape=shape, by=by.value, gpu_price=gpu_price, gpus=gpus)
 
 
 @app.command()
@@ -141,14 +154,16 @@ def report(
     questions: Annotated[
         int | None, typer.Option(min=0, max=2000, help="Test questions that get a page each; else the study's.")
     ] = None,
+    limit: LimitOption = None,
 ) -> None:
     """Draw a study's report again from what is in the store, and print the path of its first page."""
     home = Home.current().existing()
     prepare_environment(home)
+    from flows.limits import limited
     from flows.parameters import load_study, reporting
     from flows.report import draw_report
 
-    study = reporting(load_study(study_file), baseline, baseline_model, questions)
+    study = reporting(limited(load_study(study_file), limit), baseline, baseline_model, questions)
     console.print(str(draw_report(study, home)), soft_wrap=True)
 
 
@@ -180,16 +195,18 @@ def ui_report(
             help="The address to listen on; nothing asks for a password, so others than this machine's see all."
         ),
     ] = "127.0.0.1",
+    limit: LimitOption = None,
 ) -> None:
     """Show a study's report, and search its questions and traces in a browser; Ctrl-C ends it. Nothing is changed."""
     home = Home.current().existing()
     prepare_environment(home)
     from flows.explorer import serve_explorer
+    from flows.limits import limited
     from flows.parameters import load_study
     from flows.report import landed_key, report_folder
     from store.scores import score_study
 
-    study = load_study(study_file)
+    study = limited(load_study(study_file), limit)
     key = landed_key(study, home)
     score_study(home.store, key)
 
@@ -197,25 +214,6 @@ def ui_report(
         console.print(f"Report and traces of {study.name}: [bold]{url}[/bold]   (Ctrl-C ends it)")
 
     serve_explorer(home, key, report_folder(study, home), host, port, name=study.name, on_start=tell)
-
-
-@db_app.command("query")
-def db_query(
-    sql: Annotated[
-        str,
-        typer.Argument(help="One statement, for example: SELECT setting, avg(correct::INT) FROM results GROUP BY 1"),
-    ],
-    shape: Annotated[Shape, typer.Option("--format", help="How to print the rows.")] = Shape.TABLE,
-) -> None:
-    """Run a SQL query on the results database, read-only."""
-    import duckdb
-
-    home = Home.current().existing()
-    try:
-        rows = home.store.query_untrusted(sql)
-    except duckdb.Error as error:
-        raise InputError(f"the query failed: {error}") from None
-    print_rows(rows, shape)
 
 
 def main() -> None:

@@ -61,6 +61,9 @@ def data_get(
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="With --from: take a file with another sha256 or number of records.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be fetched, from where; fetch nothing.")
+    ] = False,
     registry: RegistryOption = None,
     shape: ShapeOption = Shape.TABLE,
 ) -> None:
@@ -77,6 +80,15 @@ def data_get(
         )
     if unchecked and file is None:
         raise InputError("--unchecked: for a file that you give with --from")
+    if dry_run:
+        if file is not None:
+            raise InputError(
+                "--dry-run: a file that is given with --from is not fetched; `factscale data check` looks into it"
+            )
+        entries = known.benchmarks if name is None else (known.entry(name),)
+        parts = [(entry, part) for entry in entries for part in _parts(entry, split, given=name is not None)]
+        print_rows([_foreseen(entry, part, again=again) for entry, part in parts], shape, title="Nothing was fetched")
+        return
     if file is not None:
         rows = [_registered(known, name, file, split, unchecked=unchecked)]
     else:
@@ -225,6 +237,16 @@ def _fetched(entry: Benchmark, part: SplitFile, *, again: bool, alone: bool) -> 
             raise
         return {**dict.fromkeys(_LANDED), "set": entry.name, "split": part.split, "state": "failed", "note": str(error)}
     return _landed_row(entry, part, landed, "fetched" if landed.new else "here already")
+
+
+def _foreseen(entry: Benchmark, part: SplitFile, *, again: bool) -> Row:
+    """What `data get` would do for one split."""
+    from eval.benchmarks.registry import data_folder, local_file
+
+    here = local_file(entry.name, part, data_folder())
+    state = "here already" if here and not again else "would be fetched" if part.sources else "by hand"
+    source = part.sources[0].address if part.sources else entry.page
+    return {"set": entry.name, "split": part.split, "state": state, "file": str(here or part.file), "source": source}
 
 
 def _registered(known: BenchmarkRegistry, name: str | None, file: Path, split: Split | None, *, unchecked: bool) -> Row:

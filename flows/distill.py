@@ -9,25 +9,26 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import flow
-
 from flows.artifacts import gather, table, threads
+from flows.cancelling import cancel_children
+from flows.fan_out import handing_out
 from flows.limits import DryRun, Limit, limited
 from flows.orders import Orders
 from flows.parameters import Distill
 from flows.plan import publish_plan
+from flows.recorded import flow
+from flows.unit_names import judge_work, teacher_work
 from store.home import Home
 from tasks.landing import submit
 from tasks.questions import register_questions
-from tasks.traces import traces
 from tasks.training_folders import folder_of
 from tasks.training_sets import TrainingSetOrder, training_set, training_set_missing
-from tasks.verdicts import predictions, verdicts
+from tasks.verdicts import predictions
 
 _DIGITS = 4
 
 
-@flow(name="distill", task_runner=threads(1))
+@flow(name="distill", task_runner=threads(1), on_cancellation=[cancel_children])
 def distill(parameters: Distill, limit: Limit = None, dry_run: DryRun = False) -> list[str]:
     """Traces of every teacher in every recipe, a judge's verdicts on them if one is named, then one training set a recipe
     and one a mix. Returns the training sets' keys, which name their folders."""
@@ -37,12 +38,13 @@ def distill(parameters: Distill, limit: Limit = None, dry_run: DryRun = False) -
         return []
     orders = Orders(parameters, home)
     register_questions(orders.store, orders.train_questions)
-    pairs = [orders.teacher(alias, r) for r in parameters.distill.recipes for alias in parameters.distill.teachers]
-    gather([submit(traces, made, orders.store) for made, _ in pairs])
-    gather([submit(predictions, reading, orders.store) for _, reading in pairs])
-    if (judge := orders.teachers_judge()) is not None:
-        gather([submit(verdicts, judge, orders.store)])
-    sets = [orders.training_set(name) for name in parameters.distill.training_sets]
+    chosen = parameters.distill
+    with handing_out(orders) as hand_out:
+        hand_out([teacher_work(orders, alias, recipe) for recipe in chosen.recipes for alias in chosen.teachers])
+        gather([submit(predictions, reading, orders.store) for reading in orders.readings()])
+        if (judge := orders.teachers_judge()) is not None:
+            hand_out([judge_work(judge, None)])
+    sets = [orders.training_set(name) for name in chosen.training_sets]
     made = [submit(training_set, one, orders.store, missing=training_set_missing(one, home)) for one in sets]
     keys = [str(key) for key in gather(made)]
     table(

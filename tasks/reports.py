@@ -134,14 +134,14 @@ def summary_of(store: Store, study_key: str, baseline: Baseline = OWN_INSTRUCT) 
         "SELECT max(scored_at) AS last FROM scored SEMI JOIN study_runs r ON r.score_key = scored.score_key AND r.study_key = ?",
         [study_key],
     )
-    return _summary(str(store.path), study_key, baseline, scored[0]["last"])
+    return _summary(store.address, study_key, baseline, scored[0]["last"])
 
 
 # A study that has landed does not change until it is scored again, and its intervals are drawn from thousands of resamples: a
 # flow that shows them in several places counts them once.
 @lru_cache(maxsize=4)
-def _summary(path: str, study_key: str, baseline: Baseline, _scored: datetime | None) -> Summary:
-    store = Store(Path(path))
+def _summary(address: str, study_key: str, baseline: Baseline, _scored: datetime | None) -> Summary:
+    store = Store(address)
     return summarise(
         queries.score_columns(store, study_key),
         queries.run_rows(store, study_key),

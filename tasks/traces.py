@@ -154,6 +154,7 @@ def land_traces(order: TracesOrder, home: Home) -> dict[str, Any]:
 
         if missing.jobs:
             with_model(order.model, order.run, order.key, home, generate)
+            details["generated_now"] = landing.tokens  # the rest of its rows took other seconds than this unit's
     totals = _totals(store, list(landing.rows.values()))
     store.land({}, clock.unit("traces", order, spec, rows=missing.total, details=details, **totals))
     return {"traces": missing.total, "tokens": landing.tokens}

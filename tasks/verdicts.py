@@ -157,6 +157,7 @@ def land_verdicts(order: JudgeOrder, home: Home) -> dict[str, int]:
 
         if missing:
             with_model(order.model, order.run, order.key, home, judge)
+            details["calls_now"] = judging.calls
     store.land(
         {}, clock.unit("verdicts", order, order.spec, rows=len(pairs), details=details, **judging.spent(pairs.values()))
     )

@@ -146,6 +146,18 @@ class TestGet:
         assert call(cache, "get", "mintaka", "--again", "--registry", file).code == 0
         assert len(server.asked) == 2
 
+    def test_a_dry_run_fetches_nothing(self, tmp_path: Path, cache: Path, server: FileServer) -> None:
+        file = registry(
+            tmp_path, {"sources": [{"url": f"{server.url}/dev"}]}, {"split": "test", "file": "mintaka_test.json"}
+        )
+        arguments = ("get", "mintaka", "--dry-run", "--registry", file, "--format", "json")
+        rows = {row["split"]: (row["state"], row["source"]) for row in call(cache, *arguments).rows}
+        assert rows == {"dev": ("would be fetched", f"{server.url}/dev"), "test": ("by hand", "https://b.org")}
+        mintaka(cache / "data" / "mintaka")
+        assert {row["split"]: row["state"] for row in call(cache, *arguments).rows}["dev"] == "here already"
+        assert not server.asked
+        assert "--from" in one_error(call(cache, "get", "mintaka", "--dry-run", "--from", file, "--registry", file))
+
     def test_what_fails_does_not_stop_the_others(self, tmp_path: Path, cache: Path, server: FileServer) -> None:
         server.answers["/dev"] = [Answer(mintaka(tmp_path).read_bytes())]
         good = {"sources": [{"url": f"{server.url}/dev"}]}

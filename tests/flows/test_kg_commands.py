@@ -87,6 +87,14 @@ class TestLoad:
         assert "my-facts" in table
         assert "`starter` comes with factscale" in table
 
+    def test_a_dry_run_says_what_would_be_loaded(self, home: Path, facts: Path, tmp_path: Path) -> None:
+        assert "my-facts: this content is loaded already" in call(home, "load", facts, "--dry-run").stdout
+        other = tmp_path / "new-facts.nt"
+        other.write_text("<http://a/b> <http://a/c> <http://a/d> .\n")
+        assert "new-facts: 1 files, 41 B, would be loaded" in call(home, "load", other, "--dry-run").stdout
+        assert "--replace" in one_error(call(home, "load", other, "--name", "my-facts", "--dry-run"))
+        assert [row["name"] for row in json.loads(call(home, "ls", "--format", "json").stdout)] == ["my-facts"]
+
     def test_a_taken_name_wants_replace(self, home: Path, tmp_path: Path) -> None:
         other = tmp_path / "my-facts.nt"
         other.write_text("<http://a/b> <http://a/c> <http://a/d> .\nbad\n")

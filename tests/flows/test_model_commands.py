@@ -283,7 +283,7 @@ class TestCost:
         }
         rows = self.plan(tmp_path, free, priced, **named)
         for row in rows:
-            expected = row["tokens"] * 10 / 1e6 if "priced" in row["unit"] else None
+            expected = (row["tokens"] * 10 + row["prompt_tokens"]) / 1e6 if "priced" in row["unit"] else None
             assert row["cost"] == (None if expected is None else pytest.approx(expected)), row
         assert sum(row["cost"] is not None for row in rows) == 2
         assert sum(row["cost"] or 0 for row in rows) > 0
@@ -356,7 +356,7 @@ class TestCost:
         check_keys(study, home)
 
     def test_status_counts_what_was_spent_once_however_many_units_share_it(self, tmp_path: Path) -> None:
-        from flows.plan import status_rows
+        from flows.status import status_rows
 
         store = Home(tmp_path).store
         for place, kind in enumerate(["traces", "traces", "verdicts", "verdicts", "student"]):

@@ -1,0 +1,193 @@
+"""The Prefect UI held against the store: what one of them has and the other does not show.
+
+A task run can be missing from the UI (its server dropped the event), a unit from the store (another store, or a removed one),
+and a flow run can stand there as Running though nothing runs. None of it loses a result: the store is the truth, and a run that
+is started again makes what is missing in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+from store.connection import Store
+from store.home import Home
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+_PAGE = 200
+_ALL = 2**31
+_SETTLED = "landed_at < current_timestamp::TIMESTAMP - INTERVAL 10 SECOND"  # what just landed is shown a moment later
+_CONFIGURED = ("PREFECT_API_URL", "PREFECT_PROFILE")
+# The functions of the tasks whose units stand in `units` under the task run's name; paths and links are known by their rows.
+_UNITS = ("traces", "training_set", "student", "predictions", "verdicts", "overlap", "draw", "control")
+
+
+class Difference(NamedTuple):
+    """One thing that UI and store do not agree on, and what to do about it."""
+
+    flow_run: str
+    what: str
+    mend: str
+
+
+class Compared(NamedTuple):
+    """What was found, and a sentence that says it."""
+
+    differences: list[Difference]
+    summary: str
+
+
+def compared(home: Home, latest: int, *, own_server: bool) -> Compared:
+    """Hold the ``latest`` flow runs of the store (0: all) against the configured API, or with ``own_server`` against a server
+    started on the home's own Prefect database. Without either nothing is compared, and the summary says so."""
+    if not own_server and not any(os.environ.get(name) for name in _CONFIGURED):
+        hint = "set PREFECT_API_URL, or add --ui to ask the home's own Prefect database"
+        return Compared([], f"Not held against a Prefect UI: {hint}.")
+    with _api(home) as (client, url):
+        runs = _known_runs(home.store, latest)
+        there = {str(run.id): run for run in _flow_runs(client, [run["flow_run_id"] for run in runs])}
+        differences = [
+            d for run in runs if run["flow_run_id"] in there for d in _of_run(client, home.store, run, there)
+        ]
+        differences += _silent(client)
+    foreign = len(runs) - sum(run["flow_run_id"] in there for run in runs)
+    others = f" {foreign} flow runs of the store are not on this server." if foreign else ""
+    if differences:
+        things = f"{len(differences)} thing{'s' * (len(differences) != 1)}"
+        return Compared(differences, f"UI and store differ in {things} ({url}).{others}")
+    agreed = len(runs) - foreign
+    return Compared([], f"UI and store agree on {agreed} flow run{'s' * (agreed != 1)} ({url}).{others}")
+
+
+@contextmanager
+def _api(home: Home) -> Iterator[tuple[SyncPrefectClient, str]]:
+    from prefect.client.orchestration import get_client
+
+    from flows.server import prefect_api
+
+    with prefect_api(home) as url, get_client(sync_client=True) as client:
+        yield client, url
+
+
+def _known_runs(store: Store, latest: int) -> list[dict[str, Any]]:
+    """The latest flow runs that the store knows of: those that ended with what they promised, and those that landed units."""
+    return store.query(
+        # Each attempt of a run has task runs of its own.
+        "SELECT flow_run_id, sum(task_runs)::INTEGER AS promised, max(landed_at) AS last FROM "
+        "(SELECT flow_run_id, task_runs, landed_at FROM flow_runs UNION ALL "
+        "SELECT flow_run_id, 0, landed_at FROM units WHERE flow_run_id IS NOT NULL) GROUP BY 1 ORDER BY last DESC LIMIT ?",
+        [latest or _ALL],
+    )
+
+
+def _of_run(
+    client: SyncPrefectClient, store: Store, run: dict[str, Any], there: dict[str, Any]
+) -> Iterator[Difference]:
+    from flows.recorded import count_task_runs
+
+    identity, shown = run["flow_run_id"], there[run["flow_run_id"]]
+    name = f"{shown.name} ({identity[:8]})"
+    recorded = count_task_runs(client, UUID(identity))
+    if recorded < run["promised"]:
+        yield Difference(
+            name,
+            f"made {run['promised']:,} task runs, the UI shows {recorded:,}",
+            "the server dropped events: docs/deployments.md, Large studies",
+        )
+    completed = _completed(client, UUID(identity))
+    landed = store.query(
+        "SELECT name, count(*) AS n FROM units WHERE flow_run_id = ? GROUP BY 1 ORDER BY 1", [identity]
+    )
+    for unit in landed:
+        title = unit["name"].replace("{", "(")
+        if not completed[title]:
+            yield Difference(
+                name,
+                f"unit {unit['name']!r} is in the store, the UI does not show it as completed",
+                "run it again: Cached",
+            )
+    made_here = [title for title in completed if completed[title] and title not in {u["name"] for u in landed}]
+    unknown = set(made_here) - _unit_names(store, made_here)
+    for title in sorted(unknown):
+        yield Difference(
+            name,
+            f"the UI shows {title!r} as completed, the store has no such unit",
+            "run the study again: it is made anew",
+        )
+
+
+def _completed(client: SyncPrefectClient, run: UUID) -> Counter[str]:
+    """Completed task runs of unit tasks by name; cached ones count, but were made by another flow run."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.objects import StateType
+
+    found: Counter[str] = Counter()
+    offset = 0
+    while True:
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+        page = client.read_task_runs(flow_run_filter=chosen, limit=_PAGE, offset=offset)
+        for task_run in page:
+            if task_run.state_type is StateType.COMPLETED and task_run.task_key.rpartition("-")[0] in _UNITS:
+                found[task_run.name] += 1
+        if len(page) < _PAGE:
+            return found
+        offset += _PAGE
+
+
+def _unit_names(store: Store, titles: Iterable[str]) -> set[str]:
+    rows = store.query_for(
+        list(titles), "SELECT DISTINCT wanted FROM wanted_ids SEMI JOIN units ON replace(name, '{', '(') = wanted"
+    )
+    return {row["wanted"] for row in rows}
+
+
+def _flow_runs(client: SyncPrefectClient, ids: list[str]) -> list[Any]:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    found: list[Any] = []
+    for start in range(0, len(ids), _PAGE):
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(one) for one in ids[start : start + _PAGE]]))
+        found += client.read_flow_runs(flow_run_filter=chosen, limit=_PAGE)
+    return found
+
+
+def _silent(client: SyncPrefectClient) -> Iterator[Difference]:
+    """Runs that stand as Running, though they have sent no sign of life for a while."""
+    from flows.deploying import SILENT_SECONDS
+    from flows.processes import unfinished
+    from flows.server import FLOWS
+
+    now = datetime.now(UTC)
+    since = now - timedelta(seconds=SILENT_SECONDS)
+    runs = [run for run in unfinished(client, FLOWS) if run.state and run.state.timestamp < since]
+    heard = _heard(client, [run.id for run in runs], since)
+    for run in runs:
+        if run.id not in heard:
+            yield Difference(
+                f"{run.name} ({str(run.id)[:8]})",
+                f"stands as {run.state_name}, but has sent no sign of life for {SILENT_SECONDS} s",
+                "`factscale deploy` makes the automation that marks such runs; cancel it, or retry it",
+            )
+
+
+def _heard(client: SyncPrefectClient, runs: list[UUID], since: datetime) -> set[UUID]:
+    """Those of the runs that any event has told of since."""
+    found: dict[UUID, bool] = defaultdict(bool)
+    for run in runs:
+        asked = {
+            "filter": {
+                "occurred": {"since": since.isoformat()},
+                "event": {"prefix": ["prefect.flow-run."]},
+                "resource": {"id": [f"prefect.flow-run.{run}"]},
+            },
+            "limit": 1,
+        }
+        found[run] = bool(client.request("POST", "/events/filter", json=asked).json()["events"])
+    return {run for run, heard in found.items() if heard}
