@@ -6,7 +6,7 @@ STUDY ?= deployments/studies/demo.yaml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vllm test test-slow lint types ui clean clean-all install install-vllm install-encoder bench-kg bench-models bench-store bench-training
+.PHONY: help demo demo-vllm test test-slow lint types ui clean clean-all install install-vllm install-encoder bench-fs1 bench-kg bench-models bench-orchestration bench-shared-store bench-store bench-training
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-ui: $(VENV)/.core ## Start a Prefect server with its UI, the deployments and a worker; Ctrl-C ends them
+ui: $(VENV)/.core ## Start a Prefect server with its UI, the deployments and workers; Ctrl-C ends them
 	$(BIN)/factscale ui
 
 install: $(VENV)/.core ## Install factscale into .venv
@@ -49,6 +49,15 @@ bench-models: $(VENV)/.dev $(VENV)/.vllm ## Generation against the raw engines, 
 
 bench-store: $(VENV)/.dev ## Landing, leaderboard and single questions in a store of 1.7 million traces; needs the benchmark data
 	$(BIN)/python -m bench.store --check
+
+bench-fs1: $(VENV)/.dev ## The whole fs1 study with a stand-in for its models; after `make demo`, needs the benchmark data
+	$(BIN)/python -m bench.fs1 --check --recorded .factscale
+
+bench-orchestration: $(VENV)/.dev ## 22,600 units in batches against a task each; fan-out over 2, 4 and 8 declared GPUs
+	$(BIN)/python -m bench.orchestration --check
+
+bench-shared-store: $(VENV)/.dev ## Ten minutes of four writers and two readers on a shared store, one killed; needs PostgreSQL
+	$(BIN)/python -m bench.shared_store --check
 
 bench-training: $(VENV)/.dev ## Training against TRL's trainer and a bare loop, and what packing gains; installs TRL
 	$(PIP) --editable ".[bench]"

@@ -28,7 +28,7 @@ from PIL import Image  # noqa: E402
 from flows.server import prepare_environment  # noqa: E402
 from store.home import Home  # noqa: E402
 
-WIDTH, HEIGHT = 1280, 900
+WIDTH, HEIGHT, TALL = 1280, 900, 1160
 SETTLE_SECONDS = 6.0  # graphs are drawn after the page
 
 
@@ -109,15 +109,16 @@ def _take_all(page: Page, url: str, runs: dict[str, UUID]) -> None:
     _take(page, f"{url}/deployments/deployment/{ids['nightly']}", "At 02:00", "nightly")
     _take(page, f"{url}/runs/flow-run/{runs['study']}", "Completed", "study", tab="Subflow Runs")
     _take(page, f"{url}/runs/flow-run/{runs['failed']}", "Failed", "failed", tab="Task Runs")
-    _take(page, f"{url}/runs/flow-run/{runs['retried']}", "Completed", "retried", tab="Task Runs")
+    _take(page, f"{url}/runs/flow-run/{runs['retried']}", "Completed", "retried", tab="Task Runs", height=TALL)
     _take(page, f"{url}/artifacts", "leaderboard", "artifacts")
     _take(page, artifact(artifacts["leaderboard-mini"]["latest_id"]), "accuracy", "table")
     _take(page, artifact(artifacts["plots-mini"]["latest_id"]), "budgets", "plots")
     _take(page, artifact(progress["latest_id"]), "rows", "progress")
 
 
-def _take(page: Page, address: str, shows: str, name: str, tab: str | None = None) -> None:
+def _take(page: Page, address: str, shows: str, name: str, tab: str | None = None, height: int = HEIGHT) -> None:
     """A picture of a page once it shows a word, on one of its tabs; in 64 colours, which these pages have hardly more of."""
+    page.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
     page.open(address)
     deadline = time.monotonic() + 30
     while not page.run(f"document.body.innerText.includes({shows!r})"):
