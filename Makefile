@@ -30,7 +30,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-ui: $(VENV)/.core ## Start a Prefect server with its UI, the deployments and workers; Ctrl-C ends them
+ui: $(VENV)/.core ## Start a Prefect server with its UI, the deployments and a worker a pool; Ctrl-C ends them
 	$(BIN)/factscale ui
 
 install: $(VENV)/.core ## Install factscale into .venv
@@ -84,7 +84,7 @@ $(VENV)/.encoder: $(VENV)/.core
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core $(VENV)/.encoder
-	$(PIP) --editable ".[dev,ray,shared]"
+	$(PIP) --editable ".[dev,ray,redis,shared]"
 	touch $@
 
 # vLLM's CPU build pins an older fastapi than Prefect's server runs with; with the newer one both work, but pip cannot be

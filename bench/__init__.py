@@ -1,4 +1,4 @@
-"""Performance, as ratios measured side by side in one run: ``python -m bench.NAME [--quick] [--check]``."""
+"""Benchmarks on real data, each run alone as a module (``python -m bench.NAME``); not part of the installed package."""
 
 import os
 
