@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -81,8 +82,8 @@ def recorded(home: Home, questions: Iterable[Question]) -> Recording:
 class ReplaySession:
     """What ``tasks.traces.open_session`` gives in place of a model; see :class:`models.session.ModelSession`."""
 
-    def __init__(self, recording: Recording, model: ModelChoice) -> None:
-        self._recording, self._model = recording, model
+    def __init__(self, recording: Recording, model: ModelChoice, asked: Counter[str]) -> None:
+        self._recording, self._model, self._asked = recording, model, asked
         self.info = SessionInfo("replay", "0", "none", "none", model.entry.context_length, GROUP, os.getpid())
 
     def __enter__(self) -> Self:
@@ -97,6 +98,7 @@ class ReplaySession:
         """Replay a trace for every job and budget."""
         waiting = iter(jobs)
         while group := list(islice(waiting, window or GROUP)):
+            self._asked["traces"] += sum(len(job.budgets) for job in group)
             yield [self._outcome(job, plan) for job in group]
 
     def ask(
@@ -105,6 +107,7 @@ class ReplaySession:
         """Replay a reply of a judge for every question."""
         waiting, replies = iter(asks), self._recording.replies
         while group := list(islice(waiting, window or GROUP)):
+            self._asked["replies"] += len(group)
             yield [Reply(ask.id, replies[ask.seed % len(replies)], "stop", 200, 0, 1) for ask in group]
 
     def _outcome(self, job: LadderJob, plan: LadderPlan) -> LadderOutcome:
@@ -163,35 +166,44 @@ def _questions_in(prompt: str) -> Iterator[str]:
     yield last.removesuffix(STEP_BY_STEP).rstrip()
 
 
-def opener(recording: Recording) -> Callable[..., ReplaySession]:
-    """What takes the place of ``tasks.traces.open_session``."""
+class StandIn:
+    """What takes the place of ``tasks.traces.open_session`` and ``models.finetune.train``. ``asked`` counts what was asked of it:
+    traces, replies, students."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self.asked: Counter[str] = Counter()
 
     def open_session(
-        model: ModelChoice, run: Run, unit: str, home: Home, batch_size: int | None = None
+        self, model: ModelChoice, run: Run, unit: str, home: Home, batch_size: int | None = None
     ) -> ReplaySession:
-        return ReplaySession(recording, model)
+        """A session that replays."""
+        return ReplaySession(self._recording, model, self.asked)
 
-    return open_session
+    def train(
+        self,
+        spec: TrainSpec,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        output: Path,
+        *,
+        on_log: Callable[[TrainLog], None] = lambda _: None,
+        options: ProcessOptions | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> StudentManifest:
+        """A student without weights that could be loaded."""
+        self.asked["students"] += 1
+        return _student(spec, len(examples), len(held_out), output)
 
 
-def train(
-    spec: TrainSpec,
-    examples: Sequence[Example],
-    held_out: Sequence[Example],
-    output: Path,
-    *,
-    on_log: Callable[[TrainLog], None] = lambda _: None,
-    options: ProcessOptions | None = None,
-    secrets: Mapping[str, str] | None = None,
-) -> StudentManifest:
-    """What takes the place of ``models.finetune.train``: a student without weights that could be loaded."""
+def _student(spec: TrainSpec, examples: int, held_out: int, output: Path) -> StudentManifest:
     output.mkdir(parents=True, exist_ok=True)
     save_file({"stand_in": np.zeros(1, np.float32)}, output / "model.safetensors")
     log = TrainLog(step=1, total_steps=1, loss=1.0, tokens=1, tokens_per_second=1.0, seconds=1.0)
     (output / LOG).write_text(json.dumps(log.model_dump()) + "\n", encoding="utf-8")
     result = TrainResult(
-        steps=1, tokens=1, seconds=1.0, train_loss=1.0, base_loss=None, held_out_loss=None, examples=len(examples),
-        held_out_examples=len(held_out), dropped=Dropped(), precision="bf16", device="none", threads=1,
+        steps=1, tokens=1, seconds=1.0, train_loss=1.0, base_loss=None, held_out_loss=None, examples=examples,
+        held_out_examples=held_out, dropped=Dropped(), precision="bf16", device="none", threads=1,
     )  # fmt: skip
     manifest = StudentManifest(
         key=output.name, kind="full", base_key=spec.base_key, format=spec.format, hyperparameters=spec.hyperparameters,

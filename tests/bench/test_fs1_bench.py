@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def home_with_traces(folder: Path) -> Home:
 
 def session(home: Home, alias: str = "qwq-32b") -> ReplaySession:
     entry = load_registry(REGISTRY).entry(alias)
-    return ReplaySession(recorded(home, [QUESTION]), ModelChoice(entry=entry, format=entry.format))
+    return ReplaySession(recorded(home, [QUESTION]), ModelChoice(entry=entry, format=entry.format), Counter())
 
 
 def jobs(count: int) -> list[LadderJob]:
@@ -86,15 +87,15 @@ def test_a_home_without_traces_is_no_source(tmp_path: Path) -> None:
         ({"runs": 167}, ["runs: 167, the study has 168"]),
         ({"traces": 9.0}, ["9 traces, 10 planned"]),
         ({"traces twice": 2}, ["2 traces are there twice"]),
-        ({"traces made by the second run": 1}, ["the second run made 1 traces"]),
-        ({"task runs recorded": 4}, ["4 of 5 task runs are recorded"]),
+        ({"asked by the second run": 1}, ["the second run asked for 1 units or rows"]),
+        ({"task runs recorded": 4, "flow runs with others": 1}, ["4 of 5 task runs are recorded"]),
         ({"task runs recorded": 0, "task runs promised": 0}, ["0 of 0 task runs are recorded"]),
     ],
 )
 def test_a_missed_bar_is_named(changed: dict[str, Any], missed: list[str]) -> None:
     good = {
         "runs planned": 168, "runs": 168, "traces planned": 10, "traces": 10, "traces twice": 0,
-        "traces made by the second run": 0, "task runs promised": 5, "task runs recorded": 5,
+        "asked by the second run": 0, "task runs promised": 5, "task runs recorded": 5, "flow runs with others": 0,
     }  # fmt: skip
     assert fs1.missed_bars(good | changed) == missed
 
