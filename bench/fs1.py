@@ -127,6 +127,7 @@ def run(home: Home, source: Home, data: Path, limit: int | None) -> Figures:
         figures["asked by the second run"] = stand_in.asked.total() + (again != key)
         figures |= _recorded(home)
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    figures["CPU of both runs, s"] = round(sum(one.ru_utime + one.ru_stime for one in (own, children)), 1)
     figures["peak memory, GiB"] = round(own.ru_maxrss / KIB_A_GIB, 2)
     figures["peak memory of a child, GiB"] = round(children.ru_maxrss / KIB_A_GIB, 2)
     figures["store, GiB"] = round((home.folder / "factscale.duckdb").stat().st_size / 2**30, 2)
