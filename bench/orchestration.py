@@ -8,9 +8,12 @@ Prefect server of the bench with this application's settings. Afterwards the ser
 runs it has.
 
 GPUs: a local Ray declares 2, 4 and 8 of them, and a flow hands out units that sleep for a minute, five a GPU, in a study's own
-way (bench.orchestration_gpus). Efficiency is the seconds of all units over GPUs times wall time, the start of Ray included.
+way (bench.orchestration_gpus), the largest cluster first and the others beside it. Efficiency is the seconds of all units over
+GPUs times wall time, the start of Ray and of its workers included.
 
-Prints a table, then one JSON object as its last line. With ``--check`` a missed bar is named and the exit status is 1:
+A task each may fail: that stands among the figures with its reason, its seconds are those until then, and the bench goes on.
+Says on stderr what it is about; prints a table, then one JSON object as its last line. With ``--check`` a missed bar is named
+and the exit status is 1:
 
 - ours is at least 10 times as fast as a task each, cold and warm, and the server has every task run that ours promised;
 - all declared GPUs are used, and efficiency is 0.9 at least (not asked for with ``--quick``, whose units are too short).
@@ -29,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +46,8 @@ from store.types import RunError
 UNITS, QUICK_UNITS = 22_600, 1_000
 CLUSTERS, QUICK_CLUSTERS = (2, 4, 8), (2,)
 UNITS_A_GPU, SECONDS, QUICK_SECONDS = 5, 60.0, 3.0
+APART = 45.0
+"""Seconds from the start of one Ray to that of the next: their workers' imports are what takes cores."""
 FASTER, EFFICIENCY = 10.0, 0.9
 _PATIENCE = 30.0
 """Seconds without another task run on the server, after which it is taken to have written down all that it will."""
@@ -80,34 +86,58 @@ def measure_units(folder: Path, environment: dict[str, str], *, quick: bool) -> 
     for name in ("cold", "warm"):
         line: Figures = {"run": name, "units": count}
         for design in ("batches", "each"):
-            home = folder / design
-            started = time.perf_counter()
-            said = _run(["bench.orchestration_designs", design, str(count)], {**environment, HOME_VARIABLE: str(home)})
-            line[f"{design}, seconds"] = round(time.perf_counter() - started, 2)
-            line[f"{design}, task runs promised"] = said["promised"]
-            line[f"{design}, task runs on the server"] = _recorded(environment, said["flow_run"], said["promised"])
+            _tell(f"{count:,} units, {name}, {design}")
+            line |= _measured(design, count, {**environment, HOME_VARIABLE: str(folder / design)})
         line["each/batches"] = round(line["each, seconds"] / line["batches, seconds"], 1)
         lines.append(line)
-        print(json.dumps(line), file=sys.stderr, flush=True)  # the whole takes long, and may fail on the way
+        _tell(json.dumps(line))  # the whole takes long, and may fail on the way
     return lines
+
+
+def _measured(design: str, count: int, environment: dict[str, str]) -> Figures:
+    """The figures of one run of a design. A task each may fail, which is a figure too: its seconds are those until it did."""
+    started = time.perf_counter()
+    try:
+        said = _run(["bench.orchestration_designs", design, str(count)], environment)
+    except RunError as error:
+        if design == "batches":
+            raise
+        reason = str(error).strip().splitlines()[-1][:300]
+        said = {"promised": f"did not finish: {reason}", "flow_run": None}
+    seconds = round(time.perf_counter() - started, 2)
+    recorded = _recorded(environment, said["flow_run"], said["promised"]) if said["flow_run"] else "not counted"
+    return {
+        f"{design}, seconds": seconds,
+        f"{design}, task runs promised": said["promised"],
+        f"{design}, task runs on the server": recorded,
+    }
 
 
 def measure_gpus(folder: Path, environment: dict[str, str], *, quick: bool) -> list[Figures]:
-    """A line for each cluster."""
-    lines = []
-    for gpus in QUICK_CLUSTERS if quick else CLUSTERS:
-        home = folder / f"gpus-{gpus}"
-        seconds = QUICK_SECONDS if quick else SECONDS
+    """A line for each cluster. They run beside one another, since units that sleep take no core, but start apart."""
+    clusters = QUICK_CLUSTERS if quick else CLUSTERS
+    seconds = QUICK_SECONDS if quick else SECONDS
+
+    def measure(gpus: int) -> Figures:
+        time.sleep(APART * (len(clusters) - 1 - clusters.index(gpus)))
+        _tell(f"{gpus} GPUs, {gpus * UNITS_A_GPU} units of {seconds:g} s")
         arguments = [str(gpus), str(gpus * UNITS_A_GPU), str(seconds)]
-        lines.append(_run(["bench.orchestration_gpus", *arguments], {**environment, HOME_VARIABLE: str(home)}))
-    return lines
+        home = str(folder / f"gpus-{gpus}")
+        line = _run(["bench.orchestration_gpus", *arguments], {**environment, HOME_VARIABLE: home})
+        _tell(json.dumps(line))
+        return line
+
+    with ThreadPoolExecutor(len(clusters)) as pool:
+        return list(pool.map(measure, clusters))
 
 
 def missed_bars(units: Sequence[Figures], gpus: Sequence[Figures], *, quick: bool) -> list[str]:
     """Which bars these figures miss, in words."""
     missed = []
     for line in units:
-        if not quick and line["each/batches"] < FASTER:
+        if isinstance(line["each, task runs promised"], str) and line["each/batches"] < FASTER:
+            missed.append(f"{line['run']}: a task each {line['each, task runs promised']}")
+        elif not quick and line["each/batches"] < FASTER:
             missed.append(f"{line['run']}: {line['each/batches']} times as fast as a task each, {FASTER:g} wanted")
         promised, recorded = line["batches, task runs promised"], line["batches, task runs on the server"]
         if recorded != promised:
@@ -148,6 +178,10 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> Figures:
         raise RunError(f"{' '.join(command)} failed: " + "\n".join(said)[-2000:])
     found: Figures = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+def _tell(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _recorded(environment: dict[str, str], run: str, promised: int) -> int:

@@ -31,10 +31,10 @@ from flows.limits import DryRun, Limit, limited
 from flows.nightly_events import emit_verdict
 from flows.nightly_text import failure, headline, page_text, run_table, unchanged
 from flows.orders import Waiting
-from flows.parameters import REPOSITORY, Alias, Study, _unique, load_study
+from flows.parameters import REPOSITORY, Alias, Study, load_study, unique
 from flows.plan import publish_plan
 from flows.recorded import flow
-from flows.report import landed_key, report, report_folder
+from flows.report import landed_key, report, report_order
 from flows.retrieve import retrieve
 from store.home import Home
 from store.types import Frozen, InputError, RunError
@@ -51,6 +51,7 @@ from tasks.nightlies import (
     verdict_of,
     verdict_told_by,
 )
+from tasks.reports import is_drawn, report_page
 
 DEFAULT_STUDY = "deployments/studies/nightly.yaml"
 
@@ -63,7 +64,7 @@ class Nightly(Frozen):
         min_length=1,
         description="The study's YAML file; a relative path is looked for in the repository",
     )
-    students: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
+    students: Annotated[tuple[Alias, ...], AfterValidator(unique)] = Field(
         default=(),
         description="Only these students of the study, by alias; empty: all. Verdicts of a part have a name of their own",
     )
@@ -74,7 +75,10 @@ class Nightly(Frozen):
         description="The accuracy that a run may lose before a sure loss fails the night; .02 is 2 points",
     )
     confidence: float = Field(
-        default=0.95, ge=0.5, lt=1, description="How sure a verdict is: .95 gives one wrong night in 20 at most"
+        default=0.95,
+        ge=0.5,
+        le=0.999,
+        description="How sure a verdict is: .95 calls one night in 20 at most changed where nothing has",
     )
     scored_by: Scorer = Field(
         default="matcher", description="Whose word makes an answer right: the matcher's, or the study's first judge's"
@@ -93,7 +97,7 @@ class Nightly(Frozen):
 
 @flow(name="nightly", on_cancellation=[cancel_children])
 def nightly(parameters: Nightly, limit: Limit = None, dry_run: DryRun = False) -> str:
-    """One night of a study. Returns its verdict: first, improved, same or worse.
+    """One night of a study. Returns what it told in a line: the study, its verdict and the effect.
 
     Raises RunError for a regression beyond the margin, InputError for a study or student that is not there.
     """
@@ -106,6 +110,7 @@ def nightly(parameters: Nightly, limit: Limit = None, dry_run: DryRun = False) -
     told = verdict_told_by(store, asker, key)  # a night that failed and is started again
     if accepted is not None and accepted.study_key == key and (told is None or told["regression"]):
         return _nothing_new(study.name, verdict_of(store, accepted.nightly_key))
+    repeated = told is not None
     if told is None:
         first = anchor(store, study.name)
         asked = parameters.model_dump(include={"margin", "confidence", "scored_by", "accept"})
@@ -117,17 +122,24 @@ def nightly(parameters: Nightly, limit: Limit = None, dry_run: DryRun = False) -
             flow_run_id=asker,
             **asked,
         )
+        repeated = verdict_of(store, order.key) is not None  # by an earlier night, and it was not accepted
         told = verdict_of(store, run(decide, order))
     assert told is not None  # noqa: S101 - it has landed
-    page = report(study) if parameters.report else _page(study, home)
-    _tell(told, runs_of(store, told["nightly_key"]), parameters.accept, page)
-    return str(told["verdict"])
+    page = _page(study, home)
+    if parameters.report and not (repeated and page):
+        page = report(study)
+    return _tell(told, runs_of(store, told["nightly_key"]), parameters.accept, page)
 
 
 def study_of(parameters: Nightly) -> Study:
-    """The study that a night evaluates. Raises InputError if there is no such file, or if it trains no such student."""
+    """The study that a night evaluates. Raises InputError if there is no such file, if it trains no such student, or if it has
+    no judge that could score."""
     path = Path(parameters.study).expanduser()
     study = load_study(path if path.is_absolute() else REPOSITORY / path)
+    if parameters.scored_by == "judge" and not study.evaluate.judges:
+        raise InputError(
+            f"scored_by: study {study.name} has no judge; name one in its evaluate.judges, or let the matcher score (`matcher`)"
+        )
     if not parameters.students:
         return study
     known = study.finetune.students
@@ -164,21 +176,24 @@ def _nothing_new(name: str, since: dict[str, Any] | None) -> str:
     get_run_logger().info(line)
     markdown(f"nightly-{name}", f"## Same\n\n{line}.", "Verdict of the night")
     emit_verdict(name, "same", {}, None)
-    return "same"
+    return line
 
 
 def _page(study: Study, home: Home) -> str | None:
-    page = report_folder(study, home) / "index.html"
-    return str(page) if page.is_file() else None
+    """The report of what was evaluated, if it is drawn already."""
+    order = report_order(study, home)
+    return str(report_page(order, home)) if is_drawn(order, home) else None
 
 
-def _tell(told: dict[str, Any], runs: list[dict[str, Any]], rule: Accept, page: str | None) -> None:
-    """Artifacts and event of a verdict; raises RunError, last, where it is a regression."""
+def _tell(told: dict[str, Any], runs: list[dict[str, Any]], rule: Accept, page: str | None) -> str:
+    """Artifacts and event of a verdict; returns it in a line. Raises RunError, last, where it is a regression."""
     name = str(told["name"])
     by_rule = "by the rule" if accepts(rule, told["verdict"]) else "not by itself"
     markdown(f"nightly-{name}", page_text(told, f"{by_rule} ({rule})", page), "Verdict of the night")
     table(f"nightly-runs-{name}", run_table(runs), "Runs held against the last accepted ones, the worst first")
     emit_verdict(name, str(told["verdict"]), told, page)
-    get_run_logger().info(headline(told))
+    line = headline(told)
+    get_run_logger().info(line)
     if told["regression"]:
         raise RunError(failure(told, runs))
+    return line

@@ -45,7 +45,7 @@ def nightly_run(
     margin: Annotated[
         float, typer.Option(min=0, max=1, help="The accuracy that may be lost before the night fails.")
     ] = 0.02,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999999, help="How sure a verdict is.")] = 0.95,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="How sure a verdict is.")] = 0.95,
     scored_by: Annotated[
         ScoredBy, typer.Option(help="Whose word counts; judge: the study's first.")
     ] = ScoredBy.MATCHER,
@@ -88,24 +88,19 @@ def nightly_run(
 
         print_plan(study, home, None if train else "evaluate")
         return
-    _run(parameters, study.name, home, limit)
+    _run(parameters, home, limit)
 
 
-def _run(parameters: Any, name: str, home: Home, limit: int | None) -> None:
+def _run(parameters: Any, home: Home, limit: int | None) -> None:
     from flows.nightly import nightly
-    from flows.nightly_text import headline
     from flows.server import prefect_api
     from flows.terminal import showing
-    from tasks.nightlies import verdicts_of
     from tasks.progress import listening
 
     with prefect_api(home) as url, showing(console) as listener, listening(listener):
-        verdict = nightly(parameters, limit=limit)
+        told = nightly(parameters, limit=limit)
         console.print(f"Prefect API: {url}", style="dim", soft_wrap=True)
-    rows = verdicts_of(home.store, name)
-    newest = rows[0] if rows else None
-    said = headline(newest) if newest and newest["verdict"] == verdict else f"{name}: {verdict}, nothing new to compare"
-    console.print(said, soft_wrap=True)
+    console.print(told, soft_wrap=True)
 
 
 @nightly_app.command("ls")

@@ -37,7 +37,10 @@ def regression_trigger(study: str = "*") -> EventTrigger:
 
 
 def emit_verdict(name: str, verdict: str, told: dict[str, Any], page: str | None) -> None:
-    """Emit the event of one night of the study ``name``. ``told`` is the verdict's row; ``page`` is where its report lies."""
+    """Emit the event of one night of the study ``name``. ``told`` is the verdict's row; ``page`` is where its report lies.
+
+    A night that is retried emits it again: an event that was lost with its process would be a loss that nobody hears of.
+    """
     payload = {field: told.get(field) for field in _NUMBERS}
     emit_event(
         event=f"{PREFIX}{verdict}",

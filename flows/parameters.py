@@ -46,7 +46,8 @@ Budgets = Annotated[tuple[int | None, ...], Field(min_length=1), AfterValidator(
 Alias = Annotated[str, Field(min_length=1, description="A model of the registry (deployments/models.yaml)")]
 
 
-def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values as they are. Raises ValueError that names those that are there more than once."""
     repeated = sorted({str(v) for v in values if values.count(v) > 1})
     if repeated:
         raise ValueError(f"{', '.join(repeated)} is named more than once")
@@ -223,7 +224,7 @@ class Generation(Run):
 
     @model_validator(mode="after")
     def _one_server_a_model(self) -> Generation:
-        _unique(tuple(serving.model for serving in self.servers))
+        unique(tuple(serving.model for serving in self.servers))
         return self
 
 
@@ -290,7 +291,7 @@ class MixPart(Frozen):
     """Traces of one recipe that enter a mix."""
 
     recipe: Recipe = Field(description="rt: from the question alone; fs1: with paths in the prompt")
-    teachers: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
+    teachers: Annotated[tuple[Alias, ...], AfterValidator(unique)] = Field(
         default=(), description="Of these teachers alone; empty: of all that the study asks"
     )
     traces: int | None = Field(
@@ -318,10 +319,10 @@ class Mix(Frozen):
 class Distillation(Frozen):
     """Teachers' traces, and what of them students are trained on."""
 
-    teachers: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
+    teachers: Annotated[tuple[Alias, ...], AfterValidator(unique)] = Field(
         default=("smollm2-135m",), min_length=1, description="Who is asked for traces, by aliases in the registry"
     )
-    recipes: Annotated[tuple[Recipe, ...], AfterValidator(_unique)] = Field(
+    recipes: Annotated[tuple[Recipe, ...], AfterValidator(unique)] = Field(
         default=(Recipe.RT, Recipe.FS1),
         min_length=1,
         description="rt: from the question alone; fs1: with paths in the prompt. Each gives a training set",
@@ -375,9 +376,9 @@ class Distillation(Frozen):
 
     @model_validator(mode="after")
     def _mixes_are_of_what_is_asked(self) -> Distillation:
-        _unique(tuple(mix.name for mix in self.mixes))
+        unique(tuple(mix.name for mix in self.mixes))
         for mix in self.mixes:
-            _unique(tuple((part.recipe.value, part.teachers) for part in mix.parts))
+            unique(tuple((part.recipe.value, part.teachers) for part in mix.parts))
             for part in mix.parts:
                 if part.recipe not in self.recipes:
                     raise ValueError(
@@ -462,7 +463,7 @@ class TrainingRun(Frozen):
     gradient_checkpointing: bool = Field(default=False, description="Compute activations again to save memory; slower")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; empty: torch's choice")
     checkpoint_steps: int = Field(default=50, ge=1, description="Steps between checkpoints; a kill loses at most these")
-    report_to: Annotated[tuple[Tracker, ...], AfterValidator(_unique)] = Field(
+    report_to: Annotated[tuple[Tracker, ...], AfterValidator(unique)] = Field(
         default=(), description="Trackers that are told of losses as well, where their packages are installed"
     )
 
@@ -476,10 +477,10 @@ class TrainingRun(Frozen):
 class Tuning(Frozen):
     """Students: which bases are trained on which training sets, and how."""
 
-    students: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
+    students: Annotated[tuple[Alias, ...], AfterValidator(unique)] = Field(
         default=("smollm2-135m",), min_length=1, description="The bases, by their aliases in the registry"
     )
-    training_sets: Annotated[tuple[str, ...], AfterValidator(_unique)] = Field(
+    training_sets: Annotated[tuple[str, ...], AfterValidator(unique)] = Field(
         default=(), description="Recipes and mixes to train on; empty: all of distill"
     )
     hyperparameters: Hyperparameters = Field(default=Hyperparameters(), description="How every student is trained")
@@ -500,7 +501,7 @@ class Tuning(Frozen):
 
     @model_validator(mode="after")
     def _variants_differ(self) -> Tuning:
-        _unique(tuple(variant.name for variant in self.sweep))
+        unique(tuple(variant.name for variant in self.sweep))
         seen: dict[Hyperparameters, str] = {}
         for variant in self.sweep:
             made = variant.applied(self.hyperparameters).filled()
@@ -520,12 +521,12 @@ class Tuning(Frozen):
 class Evaluation(Frozen):
     """The matrix of runs: models x settings x datasets, each at every budget, ``samples`` times."""
 
-    settings: Annotated[tuple[Setting, ...], AfterValidator(_unique)] = Field(
+    settings: Annotated[tuple[Setting, ...], AfterValidator(unique)] = Field(
         default=STUDY_SETTINGS,
         min_length=1,
         description="instruct: the model as it is; cot: asked to think step by step; rt, fs1, mix: students trained so",
     )
-    baselines: Annotated[tuple[Alias, ...], AfterValidator(_unique)] = Field(
+    baselines: Annotated[tuple[Alias, ...], AfterValidator(unique)] = Field(
         default=(), description="Models asked as they are, beside the students (setting `instruct`)"
     )
     datasets: tuple[QuestionSet, ...] = Field(
@@ -558,8 +559,8 @@ class Evaluation(Frozen):
     def _greedy_is_sampled_once(self) -> Evaluation:
         _check_greedy(self.sampling, self.samples)
         names = [d.dataset for d in self.datasets]
-        _unique(tuple(names))
-        _unique(tuple(f"judge {judge.model} with question {judge.question}" for judge in self.judges))
+        unique(tuple(names))
+        unique(tuple(f"judge {judge.model} with question {judge.question}" for judge in self.judges))
         if any(b is not None and b > self.max_thinking_tokens for b in self.budgets):
             raise ValueError(
                 f"budgets {list(self.budgets)} exceed max_thinking_tokens {self.max_thinking_tokens}: raise it"

@@ -1,9 +1,10 @@
 """What a plan's units take by model: tokens a second, GPUs, hours, money; what is measured and what is estimated is told of each.
 
 Hours stand on the expected tokens where the store knows lengths, else on those at most. Speed is that which this store has
-measured of the model on the same kind of device (``store/rates.py``), else a rule of thumb (``models/speeds.py``); GPUs a unit go
-by the model's size (``models/placement.py``). Wall time is never less than the longest unit, nor than all GPU hours of a stage
-over the GPUs there are; stages follow one another.
+measured of the model on the same kind of device (``store/rates.py``), else a rule of thumb (``models/speeds.py``). GPUs a unit go
+by the model's size (``models/placement.py``), or with fan-out ``local`` by ``generation.tensor_parallel``, as its engine does.
+Wall time is never less than the longest unit, nor than all GPU hours of a stage over the GPUs there are; stages follow one
+another, and with fan-out ``local`` units do, on GPUs or without.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from flows.orders import Orders
 from flows.parameters import Study
 from flows.plan_units import Planned, Work, key_of_base
 from models.fetching import downloaded
-from models.placement import BYTES_A_WEIGHT, GIB, gpus_for
+from models.placement import BYTES_A_WEIGHT, GIB, fits, gpus_for
 from models.registry import EMBEDDED, HOSTED, ModelEntry
 from models.speeds import Device, asking_speed, devices_here, training_speed
 from store.rates import Rate, generation_rates, judging_rates, training_rates
+from tasks.verdicts import REPLY_TOKENS
 from tasks.weights import ModelChoice
 
 Source = Literal["measured", "estimated", "API", "server"]
@@ -36,7 +38,8 @@ class ModelPlan(NamedTuple):
     """What one model does in one role. ``tokens`` at most, ``expected`` by what is known (None: nothing is), ``prompt`` about;
     ``rate`` tokens a second of one unit (judging: calls a second where measured), ``source`` where it is from, over ``measured``
     units. ``gpus`` of a unit (0: none is needed here); ``hours`` of GPUs, or of this machine where it has none (``device`` cpu);
-    ``longest`` hours of the longest unit; ``api`` US dollars of a provider at most, ``rent`` of GPUs at the price given."""
+    ``longest`` hours of the longest unit, ``busy`` of all one after another; ``api`` US dollars of a provider at most, ``rent``
+    of GPUs at the price given; ``fits``: whether the GPUs of a unit hold the model."""
 
     model: str
     work: Work
@@ -53,14 +56,17 @@ class ModelPlan(NamedTuple):
     device: Device
     hours: float
     longest: float
+    busy: float
     api: float | None
     rent: float | None
     weights: str
+    fits: bool
 
 
 class Totals(NamedTuple):
-    """The whole plan: sums over models. ``wall`` in hours with ``gpus`` GPUs, at least; ``too_large`` names models that need more
-    GPUs than that. ``at_most`` counts models whose lengths nothing is known of."""
+    """The whole plan: sums over models. ``wall`` in hours with ``gpus`` GPUs, at least; ``in_turn``: units follow one another,
+    however many GPUs there are. ``too_large`` names models that need more GPUs than there are, or than a unit of theirs is
+    given. ``at_most`` counts models whose lengths nothing is known of."""
 
     units: int
     to_do: int
@@ -71,6 +77,7 @@ class Totals(NamedTuple):
     rent: float | None
     wall: float
     gpus: int
+    in_turn: bool
     too_large: tuple[str, ...]
     at_most: int
     estimated: int
@@ -100,23 +107,32 @@ class Rates:
 
 
 def by_model(study: Study, orders: Orders, units: Iterable[Planned], gpu_price: float | None = None) -> list[ModelPlan]:
-    """One row a model and role, in the order of the study; ``gpu_price`` in US dollars a GPU hour (None: no money for GPUs)."""
+    """One row a model and role, in the order of the study; ``gpu_price`` in US dollars a GPU hour (None: no money for GPUs).
+
+    A model that a server runs has a row of its own beside the students trained on it, which are loaded; and so has each wording
+    of a judge, since its speed is known by that.
+    """
     device: Device = "cuda" if study.fan_out.kind != "local" else devices_here()
     rates = Rates(orders, device)
-    groups: dict[tuple[str, Work], list[Planned]] = {}
+    groups: dict[tuple[str, Work, bool, str | None], list[Planned]] = {}
     for unit in units:
         if unit.model is not None:
-            groups.setdefault((unit.model.name, unit.work), []).append(unit)
-    weights: dict[str, str] = {}
+            groups.setdefault((unit.model.name, unit.work, unit.away, unit.judge), []).append(unit)
+    weights: dict[tuple[str, bool], str] = {}
     return [_model_plan(study, rates, device, mine, gpu_price, weights) for mine in groups.values()]
 
 
-def totals(units: list[Planned], models: list[ModelPlan], gpus: int) -> Totals:
+def totals(study: Study, units: list[Planned], models: list[ModelPlan], gpus: int) -> Totals:
     """Sums and wall time with ``gpus`` GPUs."""
-    stages = [[one for one in models if one.work == work] for work in _STAGES]
-    wall = sum(
-        max([sum(one.hours for one in stage) / gpus, *(one.longest for one in stage)], default=0.0) for stage in stages
-    )
+    local = study.fan_out.kind == "local"
+    if local:
+        wall = sum(one.busy for one in models)
+    else:
+        stages = [[one for one in models if one.work == work] for work in _STAGES]
+        wall = sum(
+            max([sum(one.hours for one in stage) / gpus, *(one.longest for one in stage)], default=0.0)
+            for stage in stages
+        )
     api, rent = [m.api for m in models if m.api is not None], [m.rent for m in models if m.rent is not None]
     busy = [one for one in models if one.to_do]
     asked = [one for one in busy if one.work != "train"]
@@ -130,7 +146,8 @@ def totals(units: list[Planned], models: list[ModelPlan], gpus: int) -> Totals:
         rent=sum(rent) if rent else None,
         wall=wall,
         gpus=gpus,
-        too_large=tuple(dict.fromkeys(one.model for one in busy if one.gpus > gpus)),
+        in_turn=local,
+        too_large=tuple(dict.fromkeys(one.model for one in busy if not one.fits or (one.gpus > gpus and not local))),
         at_most=sum(one.expected is None for one in busy),
         estimated=sum(one.source == "estimated" for one in busy),
         device=next((one.device for one in models), devices_here()),
@@ -150,18 +167,24 @@ def weights_of(entry: ModelEntry) -> str:
 
 
 def _model_plan(
-    study: Study, rates: Rates, device: Device, units: list[Planned], price: float | None, weights: dict[str, str]
+    study: Study,
+    rates: Rates,
+    device: Device,
+    units: list[Planned],
+    price: float | None,
+    weights: dict[tuple[str, bool], str],
 ) -> ModelPlan:
     first = units[0]
     model = first.model
     assert model is not None  # noqa: S101 - by_model groups those that have one
-    entry, away = model.entry, model.asked_at is not None
+    entry, away = model.entry, first.away
     gpus = 0.0 if away or device == "cpu" else _gpus(study, first, entry)
     rate, source, measured, seconds = _seconds(study, rates, device, units, gpus)
     hours = [one / 3600 * (gpus or 1.0) if not away else 0.0 for one in seconds]
     known = [unit.expected for unit in units if unit.state != "done"]
     costs = [unit.cost for unit in units if unit.cost is not None]
-    needs = weights.setdefault(entry.alias, "on a server" if away and not model.hosted else weights_of(entry))
+    if (entry.alias, away) not in weights:
+        weights[entry.alias, away] = "on a server" if away and not model.hosted else weights_of(entry)
     return ModelPlan(
         model=entry.alias,
         work=first.work,
@@ -178,9 +201,11 @@ def _model_plan(
         device=device,
         hours=sum(hours),
         longest=max((one / 3600 for one in seconds), default=0.0),
+        busy=sum(seconds) / 3600,
         api=sum(costs) if costs else None,
         rent=None if price is None or not gpus else sum(hours) * price,
-        weights=needs,
+        weights=weights[entry.alias, away],
+        fits=not gpus or first.work == "train" or gpus < 1 or fits(entry.parameters, study.fan_out.gpu_gib, int(gpus)),
     )
 
 
@@ -188,6 +213,8 @@ def _gpus(study: Study, unit: Planned, entry: ModelEntry) -> float:
     if unit.work == "train":
         return float(study.finetune.run.gpus * study.finetune.run.nodes)
     chosen = study.fan_out
+    if chosen.kind == "local":  # whatever the size: nothing but the study gives a local engine more
+        return float(study.generation.tensor_parallel)
     return gpus_for(entry.parameters, chosen.gpu_gib, study.generation.tensor_parallel, share=chosen.share_gpus)
 
 
@@ -197,7 +224,7 @@ def _seconds(
     """The speed of a group of units, where it is from, over how many measured units, and the seconds of each unit."""
     model, first = units[0].model, units[0]
     assert model is not None  # noqa: S101
-    if model.asked_at is not None:
+    if first.away:
         return None, "API" if model.hosted else "server", 0, [0.0 for _ in units]
     tokens = [unit.tokens if unit.expected is None else unit.expected for unit in units]
     if first.work == "train":
@@ -205,11 +232,7 @@ def _seconds(
     if first.work == "judge":
         found = rates.judging(first.judge)
         if found is not None:
-            calls = [
-                (unit.rows or 0) * (1.0 if not unit.tokens else (t / unit.tokens))
-                for unit, t in zip(units, tokens, strict=True)
-            ]
-            return found.value, "measured", found.units, [one / found.value for one in calls]
+            return found.value, "measured", found.units, [one / REPLY_TOKENS / found.value for one in tokens]
     elif (found := rates.asking(model)) is not None:
         return found.value, "measured", found.units, [one / found.value for one in tokens]
     size = model.entry.active_parameters or model.entry.parameters or 1

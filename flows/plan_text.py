@@ -33,7 +33,7 @@ def make_plan(
     orders = Orders(study, home)
     units = list(Planner(study, orders).units(None if only == "study" else only))
     models = by_model(study, orders, units, gpu_price)
-    return Plan(study.name, units, models, totals(units, models, gpus or 1))
+    return Plan(study.name, units, models, totals(study, units, models, gpus or 1))
 
 
 def unit_rows(units: list[Planned]) -> list[Row]:
@@ -116,14 +116,11 @@ def summary_lines(plan: Plan) -> list[str]:
         + "."
     ]
     if found.device == "cuda":
-        lines.append(
-            f"{found.hours:,.1f} GPU hours; with {found.gpus} GPU{'s' if found.gpus > 1 else ''} {found.wall:,.1f} hours or more"
-            + (f" (too few for {', '.join(found.too_large)})" if found.too_large else "")
-            + "."
-        )
+        lines.append(f"{found.hours:,.1f} GPU hours; {_wall(found)}.")
     else:
         lines.append(f"About {found.wall:,.2f} hours on this machine, which has no GPU.")
-    money = [f"${found.api:,.2f} to providers at most" if found.api is not None else ""]
+    prompts = "to providers at most (prompts by their characters, four a token)"
+    money = [f"${found.api:,.2f} {prompts}" if found.api is not None else ""]
     money.append(f"${found.rent:,.2f} for GPUs" if found.rent is not None else "")
     if any(money):
         lines.append(f"Money: {' and '.join(part for part in money if part)}.")
@@ -140,6 +137,17 @@ def summary_lines(plan: Plan) -> list[str]:
     if missing := sorted({one.model for one in models if one.to_do and one.weights.startswith("not downloaded")}):
         lines.append(f"NOT DOWNLOADED YET, and fetched when first needed (docs/models.md): {', '.join(missing)}.")
     return lines
+
+
+def _wall(found: Totals) -> str:
+    large = ", ".join(found.too_large)
+    if found.in_turn:
+        told = "the GPUs of a unit do not hold {}: raise generation.tensor_parallel, or fan_out.gpu_gib if yours are larger"
+        wall = f"one unit after another (fan_out: local) {found.wall:,.1f} hours or more"
+    else:
+        told = "too few for {}"
+        wall = f"with {found.gpus} GPU{'s' if found.gpus > 1 else ''} {found.wall:,.1f} hours or more"
+    return f"{wall} ({told.format(large)})" if large else wall
 
 
 def print_plan(

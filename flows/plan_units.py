@@ -3,23 +3,26 @@
 A unit whose input has not landed yet has no key, so what of it is missing cannot be known; it is counted whole ("waits").
 ``tokens`` are an upper bound: every missing thought at its full length, every missing answer at its full room. ``expected`` are
 the same rows at the mean lengths of this kind of thought in the store, else of all that the store has of this model; None where
-it has nothing. Tokens of prompts are counted by their characters, four a token, once for all samples of a question.
+it has nothing. Tokens of prompts are counted by their characters, four a token: once for all samples of a question where a
+model is run by us, which keeps them, and once a request behind an API, which bills each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from flows.orders import STUDENT_FORMAT, CheckOrder, Orders, RunName, RunOrder, Waiting, student_name
-from flows.parameters import QuestionSet, Study
+from flows.parameters import Judge, QuestionSet, Study
 from models.embedded import default_cache
 from models.finetune import Hyperparameters
-from models.prompts import judge_prompt
+from models.prompts import judge_again, judge_prompt
 from models.registry import model_key
 from store.rates import Length, Lengths, distinct_predictions, known_lengths, training_means
+from store.types import Message
 from tasks.traces import TracesOrder, missing_rows
-from tasks.verdicts import REPLY_TOKENS, JudgeOrder
+from tasks.verdicts import REPLY_TOKENS, JudgeOrder, judge_name
 from tasks.weights import ModelChoice
 
 State = Literal["done", "missing", "partly", "waits"]
@@ -38,8 +41,8 @@ _UNKNOWN_PROMPT = 300  # tokens of a prompt that is not known yet: a question, i
 
 class Planned(NamedTuple):
     """One unit. ``tokens`` are generated at most (training: read at most), ``expected`` by what is known (None: nothing is),
-    ``prompt`` those of prompts, about; ``cost`` US dollars at most by the registry (None: no price). ``student``: a trained model
-    is asked. ``hyper`` is of trainings, ``judge`` the judge's name in rates."""
+    ``prompt`` those of prompts, about; ``cost`` US dollars at most by the registry (None: no price). ``hyper`` is of trainings,
+    ``judge`` the judge's name in rates."""
 
     unit: str
     work: Work
@@ -51,9 +54,13 @@ class Planned(NamedTuple):
     prompt: int = 0
     cost: float | None = None
     model: ModelChoice | None = None
-    student: bool = False
     hyper: Hyperparameters | None = None
     judge: str | None = None
+
+    @property
+    def away(self) -> bool:
+        """Whether a server does it: no GPU of ours is needed. Training is always ours."""
+        return self.work != "train" and self.model is not None and self.model.asked_at is not None
 
 
 class Planner:
@@ -106,16 +113,9 @@ class Planner:
         judge = ready(orders.teachers_judge)
         title = judge.name if judge else f"verdicts {named.model} {named.question} on teachers"
         known = judge is not None and all(orders.store.has_unit(one.key) for one in judge.predictions)
-        traces = (
-            len(orders.train_questions)
-            * study.distill.samples
-            * len(study.distill.recipes)
-            * len(study.distill.teachers)
-        )
-        model = orders.model(named.model)
-        yield self._judged(
-            title, "distill", judge if known else None, model, traces, named.question, examples=named.examples
-        )
+        each = study.distill.samples * len(study.distill.recipes) * len(study.distill.teachers)
+        asked = {study.train: each}
+        yield self._judged(title, "distill", judge if known else None, named, asked, study.distill.max_answer_tokens)
 
     def _finetune(self) -> Iterator[Planned]:
         study, orders = self._study, self._orders
@@ -163,12 +163,14 @@ class Planner:
                 if dev.questions
                 else round(study.distill.held_out * len(orders.train_questions))
             )
-            rows = (len(mine) + len(bases)) * count
-            title, room = (
-                f"dev answers of {len(mine)} students of {alias}",
-                (dev.max_thinking_tokens, dev.max_answer_tokens),
-            )
-            yield self._waiting(title, "dev", "finetune", orders.model(alias), rows, rows, *room, rows, student=True)
+            room = dev.max_thinking_tokens, dev.max_answer_tokens
+            for title, asked, student in (
+                (f"dev answers of {alias}", len(bases), False),
+                (f"dev answers of {len(mine)} students of {alias}", len(mine), True),
+            ):
+                if rows := asked * count:
+                    model = orders.model(alias)
+                    yield self._waiting(title, "dev", "finetune", model, rows, rows, *room, rows, student=student)
 
     def _evaluate(self) -> Iterator[Planned]:
         study, orders = self._study, self._orders
@@ -185,12 +187,13 @@ class Planner:
             for place, questions in enumerate(study.evaluate.datasets):
                 title = f"overlap of {questions.dataset}-{questions.split} with training"
                 yield self._simple(title, "overlap", "evaluate", made[place].key if made else None)
-        traces = sum(_count(name.questions) for name in names) * study.evaluate.samples * len(study.evaluate.budgets)
-        for judge in orders.judges(runs):
+        asked = Counter[QuestionSet]()
+        for name in names:
+            budgets = 1 if orders.model(name.base).hosted else len(study.evaluate.budgets)
+            asked[name.questions] += study.evaluate.samples * budgets
+        for judge, named in zip(orders.judges(runs), study.evaluate.judges, strict=True):
             known = judge if len(runs) == len(names) else None
-            yield self._judged(
-                judge.name, "evaluate", known, judge.model, traces, judge.question, examples=judge.examples
-            )
+            yield self._judged(judge.name, "evaluate", known, named, asked, study.evaluate.max_answer_tokens)
 
     def _waiting_run(self, name: RunName) -> Planned:
         wanted, model = self._study.evaluate, self._orders.model(name.base)
@@ -203,22 +206,23 @@ class Planner:
     def _traces(self, order: TracesOrder, work: Work, stage: str, *, student: bool = False) -> Planned:
         model = _as_asked(order.model, student)
         if self._orders.store.has_unit(order.key):
-            return Planned(order.name, work, stage, "done", 0, 0, 0, 0, _cost(model, 0, 0), model, student)
+            return Planned(order.name, work, stage, "done", 0, 0, 0, 0, _cost(model, 0, 0), model)
         spec, known = order.spec, self._lengths.by_thought.get(order.spec.thought.key)
         if known is None:  # nothing of this kind has landed, which is known without a million keys
             thoughts, rows = len(order.asked) * spec.samples, len(order.asked) * spec.samples * len(spec.budgets)
-            part, prompt = False, _prompt_tokens(order)
+            part, asked = False, len(order.asked) * spec.samples
         else:
             found = missing_rows(self._orders.store, spec, order.asked)
             thoughts, rows, part = found.thoughts, found.total - found.done, found.done > 0
-            prompt = round(_prompt_tokens(order) * len(found.jobs) / (len(order.asked) * spec.samples))
+            asked = len(found.jobs)
+        prompt = round(_prompt_tokens(order) * asked / (len(order.asked) * (1 if model.hosted else spec.samples)))
         tokens = thoughts * spec.thought.max_thinking_tokens + rows * spec.answer.max_answer_tokens
         expected = self._expected(
             known, model, thoughts, rows, spec.thought.max_thinking_tokens, spec.answer.max_answer_tokens
         )
         state: State = "partly" if part else "missing"
         return Planned(
-            order.name, work, stage, state, rows, tokens, expected, prompt, _cost(model, prompt, tokens), model, student
+            order.name, work, stage, state, rows, tokens, expected, prompt, _cost(model, prompt, tokens), model
         )
 
     def _waiting(
@@ -228,11 +232,9 @@ class Planner:
         model = _as_asked(model, student)
         tokens = thoughts * thinking + rows * answer
         known = self._lengths.by_model.get(model.name)
-        prompt = round(questions * (known.prompt if known else _UNKNOWN_PROMPT))
+        prompt = round((thoughts if model.hosted else questions) * (known.prompt if known else _UNKNOWN_PROMPT))
         expected = self._expected(None, model, thoughts, rows, thinking, answer)
-        return Planned(
-            unit, work, stage, "waits", rows, tokens, expected, prompt, _cost(model, prompt, tokens), model, student
-        )
+        return Planned(unit, work, stage, "waits", rows, tokens, expected, prompt, _cost(model, prompt, tokens), model)
 
     def _expected(
         self, own: Length | None, model: ModelChoice, thoughts: int, rows: int, thinking: int, answer: int
@@ -247,24 +249,31 @@ class Planner:
         unit: str,
         stage: str,
         order: JudgeOrder | None,
-        model: ModelChoice,
-        traces: int,
-        question: Any,
-        *,
-        examples: bool,
+        judge: Judge,
+        asked: Mapping[QuestionSet, int],
+        room: int,
     ) -> Planned:
-        done = order is not None and self._orders.store.has_unit(order.key)
-        state: State = "done" if done else "waits" if order is None else "missing"
-        calls = 0 if done else traces
-        share = distinct_predictions(self._orders.store)
-        expected = None if share is None else round(calls * share)
-        messages = judge_prompt(("a gold answer",), "a prediction", question, examples=examples)
-        each = sum(len(one.content) for one in messages) // CHARACTERS_A_TOKEN
-        prompt, tokens = (expected if expected is not None else calls) * each, calls * REPLY_TOKENS
-        cost = _cost(model, calls * each, tokens)
-        likely = None if expected is None else expected * REPLY_TOKENS
-        name = order.spec.judge if order else None
-        return Planned(unit, "judge", stage, state, calls, tokens, likely, prompt, cost, model, judge=name)
+        """The verdicts of a judge on ``asked``: sets of questions, and how many traces there are of each question.
+
+        At most every trace gives a prediction of its own, of ``room`` tokens, and every reply is invalid until no retry is left.
+        """
+        model, store = self._orders.model(judge.model), self._orders.store
+        name = judge_name(model, key_of_base(model), judge.question, judge.examples)
+        if order is not None and store.has_unit(order.key):
+            return Planned(unit, "judge", stage, "done", 0, 0, 0, 0, _cost(model, 0, 0), model, judge=name)
+        traces, tries = sum(_count(questions) * each for questions, each in asked.items()), 1 + judge.retries
+        likely = None if (share := distinct_predictions(store)) is None else round(traces * share)
+        tokens = traces * tries * REPLY_TOKENS
+        first = judge_prompt(("a gold answer",), "a prediction", judge.question, examples=judge.examples)
+        again = _tokens(judge_again(first, "reply" * REPLY_TOKENS, judge.question)) - _tokens(first)
+        prompt = (traces if likely is None else likely) * _tokens(first)
+        cost = None
+        if model.prices is not None:
+            shown = sum(_gold_tokens(judge, questions) * each for questions, each in asked.items())
+            cost = _cost(model, (shown + traces * room) * tries + traces * again * judge.retries, tokens)
+        expected = None if likely is None else likely * REPLY_TOKENS
+        state: State = "waits" if order is None else "missing"
+        return Planned(unit, "judge", stage, state, traces, tokens, expected, prompt, cost, model, judge=name)
 
     def _simple(self, unit: str, work: Work, stage: str, key: str | None) -> Planned:
         if key is None:
@@ -291,7 +300,17 @@ def _count(questions: QuestionSet) -> int:
 
 
 def _prompt_tokens(order: TracesOrder) -> int:
-    return sum(len(message.content) for one in order.asked for message in one.prompt.messages) // CHARACTERS_A_TOKEN
+    return _tokens(message for one in order.asked for message in one.prompt.messages)
+
+
+def _gold_tokens(judge: Judge, questions: QuestionSet) -> int:
+    """What a judge is shown of all questions of a set, without the predictions."""
+    gold = ([form for answer in one.answers for form in answer.forms] for one in questions.load())
+    return sum(_tokens(judge_prompt(forms, "", judge.question, examples=judge.examples)) for forms in gold)
+
+
+def _tokens(messages: Iterable[Message]) -> int:
+    return sum(len(message.content) for message in messages) // CHARACTERS_A_TOKEN
 
 
 def _cost(model: ModelChoice, prompt: int, tokens: int) -> float | None:

@@ -42,6 +42,11 @@ def gpus_for(parameters: int | None, gpu_gib: float, tensor_parallel: int = 1, *
     return float(count)
 
 
+def fits(parameters: int | None, gpu_gib: float, gpus: int) -> bool:
+    """Whether a model of so many parameters can be asked at a good pace on so many GPUs; one of unknown size can."""
+    return parameters is None or memory_gib(parameters) <= USABLE * gpu_gib * gpus
+
+
 def memory_gib(parameters: int) -> float:
     """GiB of GPU memory that a model of so many parameters needs to be asked at a good pace; see :func:`gpus_for`."""
     return ROOM * BYTES_A_WEIGHT * parameters / GIB + FIXED_GIB

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from store.connection import Store
-from store.lake_address import is_lake
+from store.lake_address import LakeAddress, is_lake
 from store.types import InputError
 
 HOME_VARIABLE = "FACTSCALE_HOME"
@@ -51,7 +51,24 @@ class Home(NamedTuple):
         """The store of this path or URL; a lake whose URL names no folder has its files in ``lake`` of this home."""
         if not is_lake(address):
             return Store(Path(address).expanduser().resolve(), lock_timeout=lock_timeout)
-        return Store(address, lock_timeout=lock_timeout, folder=self.folder / "lake")
+        store = Store(address, lock_timeout=lock_timeout, folder=self.folder / "lake")
+        self._check_folder(store)
+        return store
+
+    def store_variable(self) -> str | None:
+        """FACTSCALE_STORE without a password, for others who have one of their own; None where it is not set."""
+        given = os.environ.get(STORE_VARIABLE)
+        return LakeAddress.parse(given, self.folder / "lake").plain if given and is_lake(given) else given
+
+    def _check_folder(self, store: Store) -> None:
+        if store.lake is None:
+            return
+        data, home = store.lake.folder.resolve(), self.folder.resolve()
+        if data == home or data in home.parents:
+            raise InputError(
+                f"the store {store.name}: data={store.lake.folder}: the home {self.folder} lies in that folder; "
+                "a lake's files need a folder of their own, for example the home's `lake`"
+            )
 
     @property
     def students(self) -> Path:

@@ -1,9 +1,8 @@
 """The shared store: a DuckLake, whose catalog is on PostgreSQL and whose files lie in a folder that all hosts mount.
 
-DuckLake lets many read and many write, but has no keys: two who insert the same rows at once both succeed. So whoever writes
-holds one lock of PostgreSQL, from before the transaction sees the tables until after it has committed, and inserts the rows
-whose keys are not there. The lock is held by a connection of its own, with which it ends: a writer that is killed leaves it to
-the next at once, and of its transaction nothing. Readers take no lock; what they read in one block is of one moment.
+DuckLake lets many read and many write, but has no keys. So whoever writes holds one lock (:mod:`store.lake_lock`), from before
+the transaction sees the tables until after it has committed, and inserts the rows whose keys are not there. Of a transaction
+that does not commit nothing stays. Readers take no lock; what they read in one block is of one moment.
 
 Connections stay open as long as the process, since an open lake keeps nobody out.
 """
@@ -11,42 +10,25 @@ Connections stay open as long as the process, since an open lake keeps nobody ou
 from __future__ import annotations
 
 import os
-import socket
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from store.extensions import load_lake_extensions
 from store.lake_address import LakeAddress
-from store.lake_errors import clear_error, is_missing
-from store.lake_folder import check_folder, lake_id, make_folder
-from store.lake_schema import insertion, lake_sql, reference
-from store.migrations import migrate, pending
-from store.sql import closing, literal, name
+from store.lake_errors import clear_error
+from store.lake_folder import lake_id
+from store.lake_lock import LakeLock
+from store.lake_opening import attach, connected, prepared
+from store.lake_schema import CATALOG, SCHEMA, insertion, reference
+from store.migrations import applied
+from store.sql import closing, literal, name, quiet
 from store.types import RunError
 from store.untrusted import check_statement
-
-SCHEMA = "factscale"  # of PostgreSQL: beside it the database may hold something else
-CATALOG = "__ducklake_metadata_store"  # DuckLake's own name for the attached catalog
-_LOCK = "19790, 1"  # one lock a database, since a database holds one lake
-# Seconds that PostgreSQL is waited for at a time, so that Ctrl-C gets through; whoever asks again is the last in its queue.
-_SLICE = 60.0
-# Set when a lake is made. Rows of up to so many a table and transaction go into PostgreSQL until the lake is compacted: a file
-# for each would be tens of thousands of files. Small row groups, since one question's texts are read without the others'.
-_OPTIONS = {"data_inlining_row_limit": "200", "parquet_compression": "zstd", "parquet_row_group_size": "4096"}
-# Of every connection: a host that goes away without a word is noticed in a minute, and a lock may be held as long as it takes.
-_SESSION = {
-    "tcp_keepalives_idle": "30",
-    "tcp_keepalives_interval": "10",
-    "tcp_keepalives_count": "3",
-    "idle_in_transaction_session_timeout": "0",
-    "statement_timeout": "0",
-}
 
 
 class _Thread(threading.local):
@@ -63,6 +45,8 @@ class _Opened:
 
     def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
         self.db = db
+        self.version = applied(db)
+        self.schema: tuple[Any, ...] | None = None  # DuckLake's number, once looked at
         self.process = os.getpid()
         self.writing = threading.Lock()
         self.thread = _Thread()
@@ -78,7 +62,7 @@ class Lake:
 
     def __init__(self, address: LakeAddress, lock_timeout: float) -> None:
         self._address = address
-        self._lock_timeout = lock_timeout
+        self._lock = LakeLock(address.name, lock_timeout)
 
     @property
     def name(self) -> str:
@@ -90,13 +74,18 @@ class Lake:
         """The URL."""
         return self._address.url
 
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self._address.data
+
     def exists(self) -> bool:
         """Whether there is a lake; nothing is created. Raises InputError and RunError as a query would."""
         with _lakes_lock:
             if self._found() is not None:
                 return True
-        with self._clear_errors(), closing(self._connected()) as db:
-            return self._attach(db, "READ_ONLY")
+        with self._clear_errors(), closing(connected(self._address)) as db:
+            return attach(db, self._address, "READ_ONLY")
 
     @contextmanager
     def connection(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -147,8 +136,8 @@ class Lake:
         known = reference()
         check_statement(sql, known.views | known.tables.keys())
         self._opened()
-        with self._clear_errors(), closing(self._connected()) as db:
-            self._attach(db, "READ_ONLY")
+        with self._clear_errors(), closing(connected(self._address)) as db:
+            attach(db, self._address, "READ_ONLY")
             db.execute("USE store")
             db.execute(f"SET allowed_directories = [{literal(str(self._address.data))}]")
             db.execute("SET enable_external_access = false")
@@ -157,7 +146,7 @@ class Lake:
 
     def id(self) -> str:
         """What tells this lake from all others, whatever its URL says."""
-        with closing(_quiet(self._opened().db.cursor())) as db:
+        with closing(quiet(self._opened().db.cursor())) as db:
             return lake_id(db, CATALOG)
 
     def waiting(self, db: duckdb.DuckDBPyConnection) -> dict[str, int]:
@@ -175,8 +164,8 @@ class Lake:
 
     def writer(self) -> str:
         """Who holds the lock, as ``factscale host:process``; empty: nobody."""
-        with closing(_quiet(self._opened().db.cursor())) as db:
-            return self._holder(db, CATALOG)
+        with closing(quiet(self._opened().db.cursor())) as db:
+            return self._lock.holder(db, CATALOG)
 
     def close(self) -> None:
         """Close this process's connections; the next use opens the lake again."""
@@ -197,85 +186,8 @@ class Lake:
             found = self._found()
             if found is None:
                 with self._clear_errors():
-                    found = _lakes[self._address] = _Opened(self._prepared())
+                    found = _lakes[self._address] = _Opened(prepared(self._address, self._lock))
             return found
-
-    def _prepared(self) -> duckdb.DuckDBPyConnection:
-        db = self._connected()
-        try:
-            if not self._attach(db, "CREATE_IF_NOT_EXISTS false"):
-                self._create(db)
-            check_folder(db, CATALOG, self._address)
-            db.execute("USE store")
-            if pending(db, self.name):
-                with self._locked(db, CATALOG):
-                    migrate(db, self.name, lake_sql)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _connected(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB with its extensions, and the password where no statement shows it."""
-        db = _quiet(duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}))
-        try:
-            load_lake_extensions(db)
-            address = self._address
-            parts = {"HOST": address.host, "PORT": address.port, "DATABASE": address.database, "USER": address.user}
-            parts["PASSWORD"] = address.password
-            said = ", ".join(f"{key} {literal(str(value))}" for key, value in parts.items() if value is not None)
-            db.execute(f"CREATE SECRET catalog (TYPE postgres, {said})")
-            db.execute("SET GLOBAL TimeZone = 'UTC'")
-            db.execute(f"SET temp_directory = {literal(tempfile.gettempdir() + f'/factscale-{os.getpid()}.tmp')}")
-            # The system's page cache has the files already, and this process may need its memory for a model.
-            db.execute("SET enable_external_file_cache = false")
-            db.execute("SET python_enable_replacements = false")
-
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _client(self) -> str:
-        """What PostgreSQL's client is told beside what is in the secret."""
-        words = {
-            "application_name": f"factscale {socket.gethostname()}:{os.getpid()}",
-            "connect_timeout": "10",
-            "keepalives_idle": "30",
-            "options": " ".join(f"-c {key}={value}" for key, value in _SESSION.items()),
-            **dict(self._address.ssl),
-        }
-        return " ".join(f"{key}='{_escaped(value)}'" for key, value in words.items())
-
-    def _attach(self, db: duckdb.DuckDBPyConnection, mode: str) -> bool:
-        """Attach the lake; False where there is none."""
-        # The folder is told apart by what stands in it (check_folder): hosts may mount it in different places.
-        where = f"DATA_PATH {literal(str(self._address.data))}, OVERRIDE_DATA_PATH true"
-        try:
-            db.execute(
-                f"ATTACH {literal('ducklake:postgres:' + self._client())} AS store "
-                f"(METADATA_SCHEMA {literal(SCHEMA)}, META_SECRET 'catalog', {where}{', ' + mode if mode else ''})"
-            )
-        except duckdb.Error as error:
-            if is_missing(error):
-                return False
-            raise
-        return True
-
-    def _create(self, db: duckdb.DuckDBPyConnection) -> None:
-        db.execute(f"ATTACH {literal(self._client())} AS catalog (TYPE postgres, SECRET catalog)")
-        with self._locked(db, "catalog"):
-            if not self._attach(
-                db, "CREATE_IF_NOT_EXISTS false"
-            ):  # still: another process may have had the lock before
-                make_folder(self._address)
-                self._attach(db, "")
-                for key, value in _OPTIONS.items():
-                    db.execute(f"CALL store.set_option({literal(key)}, {literal(value)})")
-            make_folder(self._address, db, CATALOG)
-            db.execute("USE store")
-            migrate(db, self.name, lake_sql)
-        db.execute("DETACH catalog")
 
     @contextmanager
     def _reading(self, opened: _Opened) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -288,75 +200,49 @@ class Lake:
 
     @contextmanager
     def _writing(self, opened: _Opened) -> Iterator[duckdb.DuckDBPyConnection]:
-        if not opened.writing.acquire(timeout=self._lock_timeout):
-            raise RunError(self._locked_message("another thread of this process"))
+        if not opened.writing.acquire(timeout=min(self._lock.timeout, threading.TIMEOUT_MAX)):
+            raise self._lock.refusal("another thread of this process")
         try:
-            with self._locked(opened.db, CATALOG) as holder:
+            with self._lock.held(opened.db, CATALOG) as holder:
                 opened.thread.holder = holder
-                yield self._kept(opened)
+                db = self._kept(opened)
+                try:
+                    self._check_version(opened, db)
+                    yield db
+                finally:
+                    # What the block did not commit must not be committed later, without the lock.
+                    self._end(opened, db)
         finally:
             opened.thread.holder = None
             opened.writing.release()
 
+    def _check_version(self, opened: _Opened, db: duckdb.DuckDBPyConnection) -> None:
+        # DuckLake's own number of the schema is one query to PostgreSQL; where it is another, factscale's may be too.
+        newest = f"SELECT schema_version FROM {SCHEMA}.ducklake_snapshot ORDER BY snapshot_id DESC LIMIT 1"  # noqa: S608
+        schema = db.execute(f"FROM postgres_query({literal(CATALOG)}, {literal(newest)})").fetchone()
+        if schema == opened.schema:
+            return
+        found = db.execute("SELECT max(version) FROM schema_migrations").fetchone()
+        if found and found[0] != opened.version:
+            raise RunError(
+                f"the store {self.name} was brought to schema version {found[0]} after this process had opened it with "
+                f"{opened.version}: start again with the new version of factscale"
+            )
+        opened.schema = schema
+
     def _kept(self, opened: _Opened) -> duckdb.DuckDBPyConnection:
         if opened.thread.kept is None:
-            opened.thread.kept = _quiet(opened.db.cursor())
+            opened.thread.kept = quiet(opened.db.cursor())
             opened.thread.kept.execute("USE store")
         return opened.thread.kept
 
     def _end(self, opened: _Opened, db: duckdb.DuckDBPyConnection) -> None:
         try:
             db.rollback()
-        except duckdb.Error:  # of a connection that is lost: the next block gets another
-            opened.thread.kept = None
-
-    @contextmanager
-    def _locked(self, db: duckdb.DuckDBPyConnection, catalog: str) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The lock, held by the transaction of a connection of its own. Raises RunError where another keeps it too long."""
-        deadline = time.monotonic() + self._lock_timeout
-        with closing(_quiet(db.cursor())) as holder:
-            while not self._take(holder, catalog, max(0.001, min(_SLICE, deadline - time.monotonic()))):
-                if time.monotonic() >= deadline:
-                    raise RunError(self._locked_message(self._holder(holder, catalog)))
-            try:
-                yield holder
-            finally:
-                with suppress(duckdb.Error):
-                    holder.rollback()
-
-    def _take(self, holder: duckdb.DuckDBPyConnection, catalog: str, seconds: float) -> bool:
-        holder.begin()
-        try:
-            for statement in (
-                f"SELECT set_config('lock_timeout', '{seconds * 1000:.0f}ms', true)",
-                f"SELECT pg_advisory_xact_lock({_LOCK})",
-            ):
-                holder.execute(f"FROM postgres_query({literal(catalog)}, {literal(statement)})").fetchall()
-        except BaseException as error:
-            with suppress(duckdb.Error):
-                holder.rollback()
-            if isinstance(error, duckdb.Error) and "lock timeout" in str(error):
-                return False
-            raise
-        return True
-
-    def _holder(self, db: duckdb.DuckDBPyConnection, catalog: str) -> str:
-        classid, objid = _LOCK.split(", ")
-        asked = (
-            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted "  # noqa: S608
-            f"AND classid = {classid} AND objid = {objid} AND datname = current_database()"
-        )
-        with suppress(duckdb.Error):
-            found = db.execute(f"FROM postgres_query({literal(catalog)}, {literal(asked)})").fetchone()
-            return str(found[0]) if found else ""
-        return ""
-
-    def _locked_message(self, holder: str) -> str:
-        return (
-            f"the store {self.name} is locked by another writer and stayed so for {self._lock_timeout:.0f} s "
-            f"({holder or 'holder unknown'}): "
-            "end that process, or wait longer with FACTSCALE_LOCK_TIMEOUT"
-        )
+        except duckdb.Error as error:
+            # Of a connection that is lost; the next block gets another. Else the block ended what it began, or began nothing.
+            if "no transaction is active" not in str(error):
+                opened.thread.kept = None
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -367,13 +253,3 @@ class Lake:
 
     def _first_line(self, error: duckdb.Error) -> str:
         return self._address.masked(str(error)).splitlines()[0]
-
-
-def _quiet(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """The connection without DuckDB's progress bar, which goes to standard output in processes that look interactive to it."""
-    db.execute("SET enable_progress_bar = false")
-    return db
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("'", "\\'")

@@ -82,6 +82,11 @@ class LakeAddress(NamedTuple):
         """The URL without the password: what people read."""
         return self._url("***" if self.password else None)
 
+    @property
+    def plain(self) -> str:
+        """The URL without the password, for whoever has a password of its own."""
+        return self._url(None)
+
     def masked(self, text: str) -> str:
         """The text without the password, however it is written."""
         if self.password:

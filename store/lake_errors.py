@@ -1,4 +1,8 @@
-"""What DuckDB, DuckLake and PostgreSQL's client say when something is wrong with a lake, as one clear error."""
+"""What DuckDB, DuckLake and PostgreSQL's client say when something is wrong with a lake, as one clear error.
+
+What is wrong is known by words. PostgreSQL's are English unless its ``lc_messages`` says otherwise, which only its administrator
+may change: errors in another language are handed on with what the server said.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,10 @@ def clear_error(error: duckdb.Error, address: LakeAddress) -> Exception:
     original = str(error)
     text = address.masked(original)
     what, said = f"the store {address.name}", _reason(text)
+    if "Exceeded the maximum retry count" in text:
+        return RunError(
+            f"{what}: another writer committed while this one had no lock: nothing of this landing was kept; start again"
+        )
     if any(words in text for words in _REFUSED):
         return InputError(
             f"{what}: PostgreSQL refuses {address.user or 'this user'} ({said}): set PGPASSWORD, or write a line into ~/.pgpass"

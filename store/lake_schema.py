@@ -17,6 +17,8 @@ from store.file import UNINDEXED
 from store.migrations import migrate
 from store.sql import closing
 
+SCHEMA = "factscale"  # of PostgreSQL: beside it the database may hold something else
+CATALOG = "__ducklake_metadata_store"  # DuckLake's own name for the attached catalog
 _COMMENT = re.compile(r"--[^\n]*")
 _TABLE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?\w+ \((?P<body>.*?)\);", re.DOTALL)
 _KEY_OF_MANY = re.compile(r",\s*PRIMARY KEY\s*\((?P<columns>[^)]*)\)")

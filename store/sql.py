@@ -20,6 +20,12 @@ def name(identifier: str) -> str:
     return identifier
 
 
+def quiet(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """The connection without DuckDB's progress bar, which goes to standard output in processes that look interactive to it."""
+    db.execute("SET enable_progress_bar = false")
+    return db
+
+
 @contextmanager
 def closing(db: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
     """The connection, closed at the end of the block."""

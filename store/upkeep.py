@@ -1,24 +1,27 @@
 """What a store holds, and what keeps a lake quick: small commits become large files, and what no reader needs goes.
 
 A lake's rows of small landings wait in PostgreSQL, and each large landing is a file a table. Compaction writes both into large
-files, in the order of their keys. Files that were replaced are removed once they have been so for longer than any reader reads,
-and so are files of writers that were killed before they committed.
+files, in the order in which they landed. Files that were replaced are removed once they have been so for longer than any reader
+reads, and so are files of writers that were killed before they committed. Nothing else in the lake's folder is touched.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
 
 from store.connection import Store
-from store.lake_schema import reference
+from store.lake_schema import CATALOG, SCHEMA, reference
 from store.migrations import applied
 from store.sql import literal
 from store.types import InputError
 
 _BLOCK = 262_144  # bytes of DuckDB's blocks
 KEEP_HOURS = 24.0
+_LAKE_FILE = re.compile(r"ducklake-[0-9a-f-]{36}(-deletes?)?\.parquet")
 SAFE_HOURS = 1.0  # no reader's block and no writer's transaction may take longer
 
 
@@ -96,11 +99,27 @@ def compact(store: Store, keep_hours: float = KEEP_HOURS) -> Compacted:
         merged = db.execute("CALL ducklake_merge_adjacent_files('store')").fetchall()
         db.execute(f"CALL ducklake_expire_snapshots('store', older_than => {age})")
         old = db.execute(f"CALL ducklake_cleanup_old_files('store', older_than => {age})").fetchall()
-        # Also of writers that were killed: as old, since a transaction's files are there before it commits.
-        old += db.execute(f"CALL ducklake_delete_orphaned_files('store', older_than => {age})").fetchall()
+        orphans = _orphans(db, store.lake.folder, age)
+        for file in orphans:
+            file.unlink(missing_ok=True)
     return Compacted(
         moved=sum(int(row[2]) for row in moved),
         merged=sum(int(row[2]) for row in merged),
         into=sum(int(row[3]) for row in merged),
-        removed=len(old),
+        removed=len(old) + len(orphans),
     )
+
+
+def _orphans(db: duckdb.DuckDBPyConnection, folder: Path, age: str) -> list[Path]:
+    """Files of writers that were killed: older than ``age``, since a transaction's files are there before it commits.
+
+    DuckLake itself would take every Parquet file for one, wherever below the folder it lies and whoever wrote it.
+    """
+    found = db.execute(f"CALL ducklake_delete_orphaned_files('store', dry_run => true, older_than => {age})").fetchall()
+    tables = db.execute(
+        f"SELECT s.path, t.path FROM {CATALOG}.{SCHEMA}.ducklake_table t "  # noqa: S608 - our own names
+        f"JOIN {CATALOG}.{SCHEMA}.ducklake_schema s USING (schema_id) WHERE s.path_is_relative AND t.path_is_relative"
+    ).fetchall()
+    own = {folder / schema / table for schema, table in tables}
+    files = [Path(row[0]) for row in found]
+    return [file for file in files if file.parent in own and _LAKE_FILE.fullmatch(file.name)]

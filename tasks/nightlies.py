@@ -26,7 +26,8 @@ Accept = Literal["not worse", "improved", "by hand"]
 Scorer = Literal["matcher", "judge"]
 Row = dict[str, Any]
 
-_RULE = "paired bootstrap a changed cell and pooled, Holm over them"  # part of a verdict's key: another rule, another verdict
+# Part of a verdict's key: another rule, another verdict.
+_RULE = "sign flips a changed cell and pooled, Holm over them, bootstrap intervals"
 
 
 class NightlyOrder(Frozen):
@@ -172,13 +173,14 @@ def runs_of(store: Store, key: str) -> list[Row]:
 def cell_scores(store: Store, study_key: str, scored_by: Scorer = "matcher") -> dict[Cell, Scored]:
     """The scores of a study's questions by run and budget; its scores are made where they are missing.
 
-    By the first judge a question's score is the share of its traces that it says are right (no answer: wrong); a question of
-    which it has no valid verdict is left out.
+    By the first judge a question's score is the share of its traces that it says are right (no answer: wrong). A question with
+    answers of which it has no valid verdict is left out; one without any answer is wrong.
     """
     score_study(store, study_key)
     share = {
         "matcher": "s.correct / s.samples",
-        "judge": "s.judged_correct / nullif(s.judged + s.unparsed + s.refused, 0)",
+        "judge": "if(s.judged = 0 AND s.unparsed + s.refused < s.samples, NULL, "
+        "s.judged_correct / nullif(s.judged + s.unparsed + s.refused, 0))",
     }
     runs = store.query(
         "SELECT r.*, u.spec FROM study_runs r LEFT JOIN units u USING (unit_key) WHERE study_key = ? AND role <> 'teacher' "

@@ -14,7 +14,10 @@ from store.connection import Store
 def land(
     store: Store, key: str, right: Sequence[int], *, model: str = "m1", start: int = 0, detailed: bool = True
 ) -> None:
-    """A study of one run (two samples a question, budgets 8 and none): ``right`` samples of each question at both."""
+    """A study of one run (two samples a question, budgets 8 and none): ``right`` samples of each question at both.
+
+    Of q0 no sample has an answer, of q1 one; the judge said nothing of that, and of the others that one sample is right.
+    """
     names = [f"q{place}" for place in range(start, start + len(right))]
     score = {"how": "boxed", "majority": [True, True], "votes": 2, "classes": 1}
     counts = ("cut", "forced", "unparsed", "refused", "thinking_tokens", "answer_tokens")
@@ -27,7 +30,7 @@ def land(
             "correct": count,
             **{name: value for name, value in score.items() if name != "how"},
             **dict.fromkeys(counts, 0),
-            "unparsed": int(name == "q0"),
+            "unparsed": {"q0": 2, "q1": 1}.get(name, 0),
             "judged": 0 if name in ("q0", "q1") else 1,
             "judged_correct": 0 if name in ("q0", "q1") else 1,
             "judged_matched": 0,

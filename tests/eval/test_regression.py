@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
 
 from eval.regression import Cell, Comparison, Scored, compare, drift
+from eval.sign_flips import sign_flip_p
 from eval.statistics import paired_bootstrap_of_means
 
 FS1 = Cell("student", "small", "fs1", "cwq", 512)
@@ -34,10 +37,12 @@ class TestPairs:
         assert (found.questions, found.new, found.gone) == (4, 2, 2)
         assert (change.n, change.before, change.after, change.effect) == (4, 0.5, 0.5, 0.0)
 
-    def test_the_effect_is_that_of_the_paired_bootstrap(self) -> None:
+    def test_the_interval_is_that_of_the_paired_bootstrap_and_p_that_of_sign_flips(self) -> None:
         old, new = [1, 0.5, 0, 0.25, 1, 0], [0.5, 0.5, 0, 0, 1, 0.25]
         (change,) = compared({FS1: scored(old)}, {FS1: scored(new, "b")}).changes
-        assert (change.effect, change.low, change.high, change.p, change.n) == paired_bootstrap_of_means(new, old)
+        effect, low, high, _, n = paired_bootstrap_of_means(new, old)
+        assert (change.effect, change.low, change.high, change.n) == (effect, low, high, n)
+        assert change.p == sign_flip_p(np.array(new) - np.array(old)) == 0.75  # 6 of the 8 ways to flip three
 
     def test_runs_that_are_in_one_only_are_told(self) -> None:
         found = compared(
@@ -155,19 +160,51 @@ class TestVerdicts:
             compare({}, {}, margin=margin, confidence=confidence)
 
 
-def test_a_model_that_is_only_sampled_again_is_seldom_called_changed() -> None:
-    """Three runs of 60 questions of varying difficulty, four samples each: some verdict in at most about 5 % of nights."""
-    rng = np.random.default_rng(11)
-    wrong, nights, covered = 0, 150, 0
-    cells = (FS1, RT, COT)
-    for _ in range(nights):
-        skill = {cell: rng.beta(0.7, 1.2, 60) for cell in cells}
-        old, new = (
-            {cell: scored(list(rng.binomial(4, skill[cell]) / 4), model) for cell in cells} for model in ("a", "b")
+class TestLevel:
+    """How often a night is wrong where nothing but chance changed. Intervals of few resamples: verdicts do not stand on them."""
+
+    @pytest.fixture(autouse=True)
+    def _few_resamples(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            "eval.regression.paired_bootstrap_of_means", partial(paired_bootstrap_of_means, resamples=400)
         )
+
+    @pytest.mark.parametrize("sizes", [[0.25] * 8, [0.25, 0.25, 0.5, 0.5, 0.75, 1, 1, 1]])
+    def test_of_all_ways_in_which_eight_questions_can_change_places_one_in_20_at_most_is_a_verdict(
+        self, sizes: list[float]
+    ) -> None:
+        verdicts = []
+        for signs in product((0, 1), repeat=len(sizes)):
+            before = np.where(signs, sizes, 0.0)
+            found = compared({FS1: scored(list(before))}, {FS1: scored(list(sizes - before), "b")})
+            verdicts.append(found.verdict)
+        assert verdicts.count("worse") == verdicts.count("improved") <= 0.025 * len(verdicts)
+        assert verdicts.count("worse") > 0
+
+    @pytest.mark.parametrize(("questions", "runs", "nights"), [(24, 12, 100), (60, 3, 100)])
+    def test_a_model_that_is_only_sampled_again_is_seldom_called_changed(
+        self, questions: int, runs: int, nights: int
+    ) -> None:
+        rng = np.random.default_rng(11)
+        cells = [FS1._replace(model=f"m{place}") for place in range(runs)]
+        wrong, covered = 0, 0
+        for _ in range(nights):
+            skill = {cell: rng.beta(0.7, 1.2, questions) for cell in cells}
+            old, new = (
+                {cell: scored(list(rng.binomial(4, skill[cell]) / 4), model) for cell in cells} for model in ("a", "b")
+            )
+            found = compared(old, new)
+            wrong += found.verdict != "same"
+            assert found.pooled is not None
+            covered += found.pooled.low <= 0 <= found.pooled.high
+        assert wrong <= 0.05 * nights + 2 * np.sqrt(nights * 0.05 * 0.95)
+        assert covered >= 0.93 * nights - 2 * np.sqrt(nights * 0.07 * 0.93)
+
+    def test_few_questions_that_lost_much_are_still_found(self) -> None:
+        rng = np.random.default_rng(12)
+        cells = [FS1._replace(model=f"m{place}") for place in range(12)]
+        skill = {cell: rng.beta(0.7, 1.2, 24) for cell in cells}
+        old = {cell: scored(list(rng.binomial(4, skill[cell]) / 4)) for cell in cells}
+        new = {cell: scored(list(rng.binomial(4, skill[cell] / 2) / 4), "b") for cell in cells}
         found = compared(old, new)
-        wrong += found.verdict != "same"
-        assert found.pooled is not None
-        covered += found.pooled.low <= 0 <= found.pooled.high
-    assert wrong <= 0.05 * nights + 2 * np.sqrt(nights * 0.05 * 0.95)
-    assert covered >= 0.95 * nights - 2 * np.sqrt(nights * 0.05 * 0.95)
+        assert (found.verdict, found.regression) == ("worse", True)

@@ -40,12 +40,37 @@ class Nights:
     def parameters(self, **fields: Any) -> Any:
         from flows.nightly import Nightly
 
-        return Nightly(study=str(self.file), report=False, **fields)
+        return Nightly.model_validate({"study": str(self.file), "report": False, **fields})
 
     def night(self, **fields: Any) -> str:
         from flows.nightly import nightly
 
         return nightly(self.parameters(**fields))
+
+    def plant(self) -> str:
+        """Accept a study of an older parser that was right throughout. Returns its key."""
+        from tasks.nightlies import last_accepted
+
+        accepted = last_accepted(self.home.store, NAME)
+        assert accepted is not None
+        with self.home.store.connection() as db:
+            db.execute(
+                "INSERT INTO question_scores SELECT * REPLACE ('planted' AS score_key, samples AS correct) "
+                "FROM question_scores SEMI JOIN (FROM study_runs WHERE study_key = ?) USING (score_key)",
+                [accepted.study_key],
+            )
+            db.execute(
+                "INSERT INTO study_runs SELECT * REPLACE ('planted' AS study_key, 'planted' AS score_key, 'older' AS parser) "
+                "FROM study_runs WHERE study_key = ?",
+                [accepted.study_key],
+            )
+            db.execute("INSERT INTO scored BY NAME SELECT 'planted' AS score_key, 1 AS traces")
+            db.execute(
+                "INSERT INTO nightly_accepted BY NAME SELECT * REPLACE ('planted' AS study_key, accepted_at + INTERVAL 1 SECOND "
+                "AS accepted_at) FROM nightly_accepted WHERE study_key = ?",
+                [accepted.study_key],
+            )
+        return "planted"
 
     def generated(self) -> int:
         log = self.home.generation_log
@@ -66,7 +91,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
         patch.setenv("FACTSCALE_HOME", str(home.folder))
         with prefect_api(home):
             nights = Nights(home, tmp_path_factory.mktemp("study"))
-            assert nights.night() == "first"
+            assert "the first re-evaluation" in nights.night()
             yield nights
 
 
@@ -102,7 +127,7 @@ def artifact(key: str) -> str:
 
 def test_nothing_new_is_told_in_seconds_and_generates_nothing(nights: Nights) -> None:
     before = nights.generated()
-    assert nights.night() == "same"
+    assert nights.night().startswith(f"{NAME}: same; nothing has changed")
     assert nights.generated() == before
     assert [(row["verdict"], row["accepted"]) for row in nights.verdicts()] == [("first", "by rule")]
     assert "nothing has changed" in artifact(f"nightly-{NAME}")
@@ -119,31 +144,49 @@ def test_the_retry_of_a_night_that_was_accepted_tells_the_same(nights: Nights) -
     assert verdict_told_by(nights.home.store, first["flow_run_id"], first["study_key"])["verdict"] == "first"  # type: ignore[index]
 
 
-def test_new_questions_alone_are_generated_and_are_no_regression(nights: Nights) -> None:
+def test_new_questions_alone_are_generated_and_are_no_regression(
+    nights: Nights, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.nightly_commands import _run
+
     thoughts = "SELECT count(*) AS n FROM thoughts"
     before = nights.home.store.query(thoughts)[0]["n"]
     nights.change(datasets=[{"split": "test", "limit": ASKED + 2}])
-    assert nights.night() == "same"
+    assert nights.night() == f"{NAME}: same; no run that both have has changed"
     assert nights.home.store.query(thoughts)[0]["n"] == before + 2
     newest = nights.verdicts()[0]
     assert (newest["questions"], newest["new_questions"], newest["effect"]) == (ASKED, 2, None)
     assert newest["accepted"] == "by rule"
+    capsys.readouterr()
+    _run(nights.parameters(), nights.home, None)  # the command, on the night after
+    assert "small: same; nothing has changed since" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_planted_regression_fails_the_run_after_all_has_landed_and_again_when_retried(nights: Nights) -> None:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the studies whose reports are drawn from now on; none is, since that takes long."""
+    drawings: list[str] = []
+
+    def report(study: Any) -> str:
+        drawings.append(study.name)
+        return "index.html"
+
+    monkeypatch.setattr("flows.nightly.report", report)
+    monkeypatch.setattr("flows.nightly.is_drawn", lambda order, _home: order.study in drawings)
+    return drawings
+
+
+def test_a_planted_regression_fails_the_run_after_all_has_landed_and_again_when_retried(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
     from prefect.states import AwaitingRetry
 
     from flows.nightly import nightly
-    from tasks.nightlies import last_accepted
 
-    store, accepted = nights.home.store, last_accepted(nights.home.store, NAME)
-    assert accepted is not None
-    with store.connection() as db:  # the accepted model knew every answer
-        db.execute("UPDATE question_scores SET correct = samples")
-    nights.change(max_answer_tokens=mini_study.ANSWER + 1)
-    parameters = {"parameters": nights.parameters(), "limit": None, "dry_run": False}
+    drawings = drawn(monkeypatch)
+    planted, generated = nights.plant(), nights.generated()
+    parameters = {"parameters": nights.parameters(report=True), "limit": None, "dry_run": False}
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(nightly, parameters=parameters)
         state: Any = run_flow(nightly, flow_run=run, parameters=parameters, return_type="state")
@@ -152,9 +195,9 @@ def test_a_planted_regression_fails_the_run_after_all_has_landed_and_again_when_
             RunError, match=r"small: worse, -.* a regression beyond the margin of 2\.0.*nightly accept small"
         ):
             state.result()
-        (worse, *_), generated = nights.verdicts(), nights.generated()
+        worse = nights.verdicts()[0]
         assert (worse["verdict"], worse["regression"], worse["accepted"]) == ("worse", True, "no")
-        assert worse["against"] == accepted.study_key
+        assert worse["against"] == planted
         assert worse["flow_run_id"] == str(run.id)
         client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
         again: Any = run_flow(
@@ -164,24 +207,29 @@ def test_a_planted_regression_fails_the_run_after_all_has_landed_and_again_when_
     assert str(again.result(raise_on_failure=False)) == str(state.result(raise_on_failure=False))
     assert nights.generated() == generated
     assert nights.verdicts()[0] == worse
+    assert drawings == [NAME]
     shown = artifact(f"nightly-{NAME}")
     assert shown.startswith("## REGRESSION")
     rows = json.loads(artifact(f"nightly-runs-{NAME}"))
-    assert [(row["verdict"], row["changed"]) for row in rows] == [("worse", "answer length")]
-    told = events("factscale.nightly.worse", 2)[0]
+    assert [(row["verdict"], row["changed"]) for row in rows] == [("worse", "parser")]
+    told = events("factscale.nightly.worse")[0]
     assert told["resource"]["factscale.regression"] == "true"
     assert told["payload"]["effect"] == worse["effect"] < -0.02
     assert told["payload"]["margin"] == 0.02
 
 
-def test_a_loss_that_was_meant_is_accepted_by_hand(nights: Nights) -> None:
+def test_a_loss_that_was_meant_is_accepted_by_hand(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.nightlies import accept_by_hand
 
+    drawings = drawn(monkeypatch)
+    drawings.append(NAME)  # the night before did
     with pytest.raises(RunError, match="regression"):
-        nights.night()  # another night, the same verdict
+        nights.night(report=True)  # another night, the same verdict
+    assert drawings == [NAME]
+    assert len(events("factscale.nightly.worse", 3)) == 3  # of the first night, its retry, and this one
     accept_by_hand(nights.home.store, NAME)
     before = nights.generated()
-    assert nights.night() == "same"
+    assert "same; nothing has changed" in nights.night()
     assert nights.generated() == before
 
 
@@ -251,7 +299,15 @@ class TestParameters:
         for field in ("settings", "budgets", "samples", "sampling", "max_answer_tokens"):
             assert getattr(study.evaluate, field) == getattr(demo.evaluate, field)
 
-    @pytest.mark.parametrize("fields", [{"margin": -0.1}, {"confidence": 1.0}, {"accept": "always"}, {"study": ""}])
+    def test_a_study_without_a_judge_cannot_be_scored_by_one(self, tmp_path: Path) -> None:
+        from flows.nightly import Nightly, study_of
+
+        file = str(mini_study.write(tmp_path, mini_study.mini()))
+        with pytest.raises(InputError, match=r"scored_by: study mini has no judge; name one in its evaluate\.judges"):
+            study_of(Nightly(study=file, scored_by="judge"))
+        assert study_of(Nightly(scored_by="judge")).evaluate.judges
+
+    @pytest.mark.parametrize("fields", [{"margin": -0.1}, {"confidence": 0.9995}, {"accept": "always"}, {"study": ""}])
     def test_what_makes_no_sense_is_refused(self, fields: dict[str, Any]) -> None:
         from flows.nightly import Nightly
 

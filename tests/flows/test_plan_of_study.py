@@ -19,9 +19,11 @@ from flows.plan_models import ModelPlan
 from flows.plan_text import Plan, make_plan, model_rows, shown_models, summary_lines, unit_rows
 from models.embedded import default_cache
 from models.placement import gpus_for
+from models.prompts import judge_prompt
 from models.registry import load_registry, model_key
 from models.speeds import asking_speed, training_speed
 from store.home import Home
+from tasks.verdicts import REPLY_TOKENS
 
 SMALL, LARGE, TEACHER = "qwen2.5-0.5b", "qwen2.5-32b", "deepseek-r1-hosted"
 
@@ -107,6 +109,10 @@ class TestBeforeAnythingIsThere:
         row = row_of(made, TEACHER, "teacher")
         assert (row.source, row.gpus, row.hours, row.rate, row.rent) == ("API", 0.0, 0.0, None, None)
         assert row.api == pytest.approx((row.prompt * 0.70 + row.tokens * 2.50) / 1e6)
+        sampled = hub_study()
+        sampled = sampled.model_copy(update={"distill": sampled.distill.model_copy(update={"samples": 5})})
+        assert row_of(make_plan(sampled, home), TEACHER, "teacher").prompt == 5 * row.prompt  # each request is billed
+        assert "providers at most (prompts by their characters" in " ".join(summary_lines(made))
         assert made.totals.api == row.api
         assert made.totals.rent is None
 
@@ -127,6 +133,122 @@ class TestBeforeAnythingIsThere:
         row = row_of(make_plan(Study.model_validate(fields), home), "deepseek-r1", "teacher")
         assert row.gpus == 32.0
         assert row.rate == pytest.approx(asking_speed(37_000_000_000, 32, "cuda").generated)
+
+
+class TestServed:
+    def test_students_of_a_served_base_are_loaded_and_trained_here(self, home: Home) -> None:
+        served = {"servers": [{"model": "smollm2-135m", "url": "http://127.0.0.1:9/v1"}]}
+        made = make_plan(Study.model_validate(mini(generation=served) | {"fan_out": {"kind": "workers"}}), home)
+        rows = {(row.work, row.source): row for row in made.models if row.model == "smollm2-135m"}
+        assert list(rows) == [
+            ("teacher", "server"),
+            ("train", "estimated"),
+            ("answers", "server"),
+            ("answers", "estimated"),
+        ]
+        ladder = TEST * (THINK + len(BUDGETS) * ANSWER)
+        assert [(row.units, row.tokens) for row in rows.values()][2:] == [(1, ladder), (1, ladder)]
+        for (_, source), row in rows.items():
+            assert (row.gpus, row.hours > 0) == ((0.0, False) if source == "server" else (1.0, True))
+            assert row.weights == ("on a server" if source == "server" else "come with factscale")
+
+    def test_dev_questions_of_a_served_base_are_asked_there(self, home: Home) -> None:
+        served = {"servers": [{"model": "smollm2-135m", "url": "http://127.0.0.1:9/v1"}]}
+        fields = mini(generation=served, distill={"held_out": 0.5}, finetune={"dev": {"base": True}})
+        made = make_plan(Study.model_validate(fields | {"fan_out": {"kind": "workers"}}), home, "finetune")
+        assert [(row.source, row.hours > 0) for row in made.models if row.work == "dev"] == [
+            ("server", False),
+            ("estimated", True),
+        ]
+
+
+class TestJudges:
+    """A judge behind an API on answers of a local and a hosted model."""
+
+    @pytest.fixture
+    def registry(self, tmp_path: Path) -> str:
+        server = {"url": "http://127.0.0.1:9/v1", "model": "m", "api": "chat"}
+        hosted = {"source": "hosted", "context_length": 8192, "server": server, "prices": {"input": 1, "output": 2}}
+        local = {"alias": "mine", "source": "embedded", "context_length": 8192, "parameters": 134515008}
+        file = tmp_path / "models.yaml"
+        entries = [local, *({"alias": name, **hosted} for name in ("asked", "judge"))]
+        file.write_text(yaml.safe_dump({"models": entries}), encoding="utf-8")
+        return str(file)
+
+    def judged(self, registry: str, home: Home, baselines: Sequence[str], retries: int = 0) -> ModelPlan:
+        evaluate = {
+            "settings": ["instruct"],
+            "baselines": baselines,
+            "judges": [{"model": "judge", "retries": retries}],
+        }
+        fields = mini(evaluate=evaluate, finetune={"students": ["mine"]}, distill={"teachers": ["mine"]})
+        fields["retrieve"]["tokenizer"] = "mine"
+        return row_of(make_plan(Study.model_validate(fields | {"registry": registry}), home), "judge", "judge")
+
+    def test_a_hosted_model_is_judged_at_its_one_budget(self, home: Home, registry: str) -> None:
+        alone, both = (self.judged(registry, home, names) for names in ([], ["asked"]))
+        assert alone.tokens == TEST * len(BUDGETS) * REPLY_TOKENS
+        assert both.tokens == TEST * (len(BUDGETS) + 1) * REPLY_TOKENS
+
+    def test_every_retry_and_the_longest_predictions_are_in_the_bound(self, home: Home, registry: str) -> None:
+        once, thrice = (self.judged(registry, home, [], retries) for retries in (0, 2))
+        assert thrice.tokens == 3 * once.tokens
+        assert once.api is not None
+        assert thrice.api is not None
+        assert thrice.api > 3 * once.api  # a retry shows the invalid reply as well
+        questions = Study.model_validate(mini()).evaluate.datasets[0].load()
+        golds = sum(len(judge_prompt(q.answers[0].forms, "", "contains")[0].content) // 4 for q in questions)
+        assert once.api >= (len(BUDGETS) * (golds + TEST * ANSWER) + 2 * once.tokens) / 1e6
+
+    def test_one_that_waits_is_measured_too(self, home: Home) -> None:
+        fields = mini(evaluate={"judges": ["smollm2-135m"]}, distill={"judge": "smollm2-135m"})
+        study = Study.model_validate(fields | {"fan_out": {"kind": "workers"}})
+        first = make_plan(study, home)
+        names = {unit.judge for unit in first.units if unit.work == "judge"}
+        assert len(names) == 1
+        assert row_of(first, "smollm2-135m", "judge").source == "estimated"
+        counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens"), 1)
+        unit = {
+            "unit_key": "u",
+            "kind": "verdicts",
+            "name": "u",
+            "host": "h",
+            "row_count": 30,
+            "seconds": 10.0,
+            **counts,
+        }
+        home.store.land(
+            {"units": [unit | {"spec": json.dumps({"judge": names.pop()}), "versions": json.dumps({"device": "cuda"})}]}
+        )
+        made = make_plan(study, home)
+        assert {unit.state for unit in made.units if unit.work == "judge"} == {"waits"}
+        row = row_of(made, "smollm2-135m", "judge")
+        assert (row.source, row.rate) == ("measured", 3.0)
+        calls = (TRAIN + 2 * TEST * len(BUDGETS)) * 3  # every one asked again twice, at most
+        assert row.hours == pytest.approx(calls / 3.0 / 3600)
+
+
+class TestLocal:
+    """Fan-out `local`: units of this machine, one after another."""
+
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_further_gpus_shorten_nothing(self, home: Home, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+        monkeypatch.setattr("flows.plan_models.devices_here", lambda: device)
+        one, many = (make_plan(Study.model_validate(mini()), home, gpus=gpus).totals for gpus in (1, 8))
+        assert one.wall == many.wall == pytest.approx(one.hours)
+        assert one.wall > 0
+
+    def test_gpus_are_those_that_its_engine_takes(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("flows.plan_models.devices_here", lambda: "cuda")
+        fields = mini(evaluate={"settings": ["instruct"], "baselines": ["qwq-32b"]})
+        made = make_plan(Study.model_validate(fields), home, gpus=8)
+        assert row_of(made, "qwq-32b", "answers").gpus == 1.0
+        assert made.totals.too_large == ("qwq-32b",)
+        assert "one unit after another (fan_out: local)" in " ".join(summary_lines(made))
+        assert "do not hold qwq-32b: raise generation.tensor_parallel" in " ".join(summary_lines(made))
+        fields["generation"]["tensor_parallel"] = 2
+        fitting = make_plan(Study.model_validate(fields), home)
+        assert (row_of(fitting, "qwq-32b", "answers").gpus, fitting.totals.too_large) == (2.0, ())
 
 
 class TestMeasured:

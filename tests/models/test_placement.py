@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.placement import GIB, USABLE, gpus_for, memory_gib
+from models.placement import GIB, USABLE, fits, gpus_for, memory_gib
 
 SIZES = {"0.5b": 494_032_768, "7b": 7_615_616_512, "14b": 14_770_033_664, "32b": 32_763_876_352, "72b": 72_706_203_648}
 
@@ -24,6 +24,11 @@ def test_the_least_power_of_two_that_holds_weights_and_cache(size: str, gib: flo
 def test_small_models_share_a_gpu_where_that_is_allowed(size: str, part: float) -> None:
     assert gpus_for(SIZES[size], 80, share=True) == part
     assert gpus_for(SIZES[size], 80) >= 1
+
+
+def test_whether_so_many_gpus_hold_it() -> None:
+    assert [fits(SIZES["32b"], 80, count) for count in (1, 2)] == [False, True]
+    assert fits(None, 1, 1)
 
 
 def test_what_a_person_chose_is_taken() -> None:

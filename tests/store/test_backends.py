@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -210,6 +211,11 @@ class TestUpkeep:
             assert (after["rows"], after["files"], after["waiting"]) == (1510, 1, 0)
             assert orphan.exists(), "as young as a file of a writer that has not committed"
             assert lake.land({"labels": [{"snapshot": "s", "id": "Q1509", "label": "x"}]}) == 0
+            others = _files_of_others(orphan)
+            os.utime(orphan, (0, 0))
+            assert upkeep.compact(lake, 1).removed == 1
+            assert not orphan.exists()
+            assert all(file.exists() for file in others)
         finally:
             lake.close()
 
@@ -232,6 +238,18 @@ def _orphan(store: Store) -> Path:
     orphan = folder / "ducklake-00000000-0000-7000-8000-000000000000.parquet"
     orphan.write_bytes(whole.read_bytes())
     return orphan
+
+
+def _files_of_others(orphan: Path) -> list[Path]:
+    """Old Parquet files below the lake's folder that no lake has written, or not this one."""
+    labels, folder = orphan.parent, orphan.parent.parent.parent
+    strange = folder / "training_sets" / "s1"
+    strange.mkdir(parents=True)
+    files = [labels / "train.parquet", strange / "train.parquet", strange / orphan.name, folder / orphan.name]
+    for file in files:
+        file.write_bytes(orphan.read_bytes())
+        os.utime(file, (0, 0))
+    return files
 
 
 def _elsewhere(work: Callable[[], upkeep.Compacted]) -> upkeep.Compacted:

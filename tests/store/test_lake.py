@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from postgres import PASSWORD, Postgres, missing, postgres_server
+from lake_process import Writer
+from postgres import PASSWORD, Postgres, missing
 
 from store import migrations as schema
 from store.connection import Store, Unit
@@ -22,28 +20,11 @@ from store.types import InputError, RunError
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 LABEL = {"snapshot": "s", "id": "Q90", "label": "Paris"}
-WAIT = 30.0  # seconds: enough on a busy machine
+WAIT = 30.0  # seconds: longer than any reader waits
 
 
 def unit(key: str = "u") -> Unit:
     return Unit(key, "traces", "a unit", "{}", 1, 0.5, "{}", "host")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres_server() as running, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PGPASSWORD", PASSWORD)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def lake(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """One lake for most tests: making one takes seconds. Each uses a snapshot of labels of its own."""
-    server.create("lake")
-    store = Store(server.url("lake", tmp_path_factory.mktemp("data")), lock_timeout=WAIT)
-    store.query("SELECT 1")
-    yield store
-    store.close()
 
 
 def labels(snapshot: str, ids: range) -> list[dict[str, str]]:
@@ -52,29 +33,6 @@ def labels(snapshot: str, ids: range) -> list[dict[str, str]]:
 
 def count(store: Store, snapshot: str) -> int:
     return int(store.query("SELECT count(*) AS n FROM labels WHERE snapshot = ?", [snapshot])[0]["n"])
-
-
-class Writer:
-    """Another process with the lake open, that does what ``code`` says and prints when it is there."""
-
-    def __init__(self, store: Store, code: str) -> None:
-        script = f"import sys, time\nfrom store.connection import Store\nstore = Store(sys.argv[1])\n{code}"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", script, store.address], stdout=subprocess.PIPE, text=True
-        )
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def said(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
 
 
 HOLDING = """
@@ -123,6 +81,11 @@ class TestSchema:
                 db.execute("INSERT INTO labels VALUES ('s', 'Q90', 'Paris')")
             assert old.query("SELECT max(version) AS v FROM schema_migrations") == [{"v": 5}]
             assert old.query("SELECT 1 FROM duckdb_tables() WHERE table_name = 'flow_runs'") == []
+            with Writer(old, 'store.query("SELECT 1"); print("newer", flush=True)') as newer:
+                assert newer.said() == "newer"
+            with pytest.raises(RunError, match=rf"schema version {steps[-1].version} after .* with 5: start again"):
+                old.land({"labels": [{**LABEL, "id": "Q64"}]})
+            assert old.query("SELECT count(*) AS n FROM labels") == [{"n": 1}]
             old.close()
         new = Store(url)
         try:
@@ -180,6 +143,20 @@ class TestLanding:
             {"n": 3010, "ids": 3010}
         ]
         assert lake.known("labels", "id", ["Q3009", "Q99999"]) == {"Q3009"}
+
+    def test_what_a_block_began_and_did_not_commit_is_undone(self, lake: Store) -> None:
+        def leave(fails: bool) -> None:
+            with lake.connection() as db:
+                db.begin()
+                lake.insert(db, "labels", labels("left", range(3)))
+                if fails:
+                    raise ZeroDivisionError
+
+        leave(fails=False)
+        with pytest.raises(ZeroDivisionError):
+            leave(fails=True)
+        assert count(lake, "left") == 0
+        assert lake.land({"labels": labels("left", range(2))}) == 2
 
     def test_a_block_that_reads_is_of_one_moment_and_does_not_write(self, lake: Store) -> None:
         with lake.connection(read_only=True) as db:

@@ -71,3 +71,19 @@ def test_a_home_uses_the_store_that_the_environment_names(tmp_path: Path, monkey
     monkeypatch.setenv("FACTSCALE_STORE", "sqlite://x")
     with pytest.raises(InputError, match="sqlite://x: give the path"):
         _ = home.store
+
+
+def test_a_lake_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    for folder in (home.folder, tmp_path, tmp_path / "home" / "lake" / ".."):
+        with pytest.raises(InputError, match=rf"data={folder}: the home {home.folder} lies in that folder"):
+            home.store_at(f"ducklake:postgres://ada@h/d?data={folder}")
+    assert home.store_at(f"ducklake:postgres://ada@h/d?data={tmp_path}/lake").lake is not None
+
+
+def test_what_others_are_told_of_the_store_holds_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path)
+    told = {None: None, "other.duckdb": "other.duckdb", URL: URL.replace(":s%40cret", "")}
+    for given, plain in told.items():
+        monkeypatch.setenv("FACTSCALE_STORE", given or "")
+        assert (home.store_variable() or None) == plain
