@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import bdtr, ndtr, ndtri  # scipy.stats has the same and takes a second to import, in every worker
 
 Floats = npt.NDArray[np.float64]
 
@@ -147,7 +147,7 @@ def wilson(successes: float, n: int, *, level: float = LEVEL) -> Interval:
     _check_level(level)
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"Wilson interval needs n >= 1 and 0 <= successes <= n: successes is {successes}, n is {n}")
-    share, z = successes / n, float(stats.norm.ppf((1 + level) / 2))
+    share, z = successes / n, float(ndtri((1 + level) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
     # At 0 and n successes the bound is 0 or 1 by algebra; say so without the rounding error.
@@ -224,12 +224,12 @@ def _bca(values: Floats, means: Floats, level: float) -> tuple[float, float]:
     mean = values.mean()
     # Means of few distinct values tie with the observed one; ties count half, as in scipy.stats.bootstrap.
     below = (np.mean(means < mean - 1e-12) + np.mean(means <= mean + 1e-12)) / 2
-    bias = stats.norm.ppf(np.clip(below, 1 / (2 * len(means)), 1 - 1 / (2 * len(means))))
+    bias = ndtri(np.clip(below, 1 / (2 * len(means)), 1 - 1 / (2 * len(means))))
     # The jackknife means of a mean differ from it by (mean - x) / (n - 1); that factor cancels.
     off = values - mean
     acceleration = np.sum(off**3) / (6 * np.sum(off**2) ** 1.5)
-    z = stats.norm.ppf([(1 - level) / 2, (1 + level) / 2]) + bias
-    low, high = np.quantile(means, stats.norm.cdf(bias + z / (1 - acceleration * z)))
+    z = ndtri([(1 - level) / 2, (1 + level) / 2]) + bias
+    low, high = np.quantile(means, ndtr(bias + z / (1 - acceleration * z)))
     return float(low), float(high)
 
 
@@ -249,7 +249,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     """
     if b < 0 or c < 0:
         raise ValueError(f"McNemar's test needs counts of 0 or more: b is {b}, c is {c}")
-    return 1.0 if b + c == 0 else min(1.0, 2.0 * float(stats.binom.cdf(min(b, c), b + c, 0.5)))
+    return 1.0 if b + c == 0 else min(1.0, 2.0 * float(bdtr(min(b, c), b + c, 0.5)))
 
 
 def paired_bootstrap(

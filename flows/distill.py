@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.artifacts import gather, table, threads
 from flows.cancelling import cancel_children
-from flows.fan_out import handing_out
+from flows.fan_out import check_place, handing_out
 from flows.limits import DryRun, Limit, limited
 from flows.orders import Orders
 from flows.parameters import Distill
@@ -36,6 +36,7 @@ def distill(parameters: Distill, limit: Limit = None, dry_run: DryRun = False) -
     if dry_run:
         publish_plan(parameters, "distill")
         return []
+    check_place(parameters)
     orders = Orders(parameters, home)
     register_questions(orders.store, orders.train_questions)
     chosen = parameters.distill

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from flows.artifacts import gather, threads
 from flows.cancelling import cancel_children
-from flows.fan_out import handing_out
+from flows.fan_out import check_place, handing_out
 from flows.limits import DryRun, Limit, limited
 from flows.orders import Orders, RunOrder, Waiting
 from flows.parameters import Evaluate
@@ -33,6 +33,7 @@ def evaluate(parameters: Evaluate, limit: Limit = None, dry_run: DryRun = False)
     parameters = limited(parameters, limit)
     if dry_run:
         return publish_plan(parameters, "evaluate")
+    check_place(parameters)
     orders = Orders(parameters, Home.current())
     names = orders.run_names()
     runs = [orders.run(*name) for name in names]

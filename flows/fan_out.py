@@ -18,13 +18,13 @@ from typing import Any
 from prefect.futures import PrefectFuture
 
 from flows.artifacts import gather
-from flows.orders import Orders
-from flows.parameters import Distill, FanOut
+from flows.orders import Orders, Waiting
+from flows.parameters import Distill, FanOut, Finetune
 from flows.unit_names import GpuOrder, Work
 from models.placement import gpus_for
 from store.types import InputError
 from tasks.landing import submit
-from tasks.students import StudentOrder
+from tasks.students import StudentOrder, student_missing
 
 HandOut = Callable[[Sequence[Work]], list[Any]]
 
@@ -95,9 +95,41 @@ def check_place(parameters: Distill) -> None:
 
         check_configured()
     elif parameters.fan_out.kind == "ray":
-        from flows.fan_out_ray import packages
+        from flows.fan_out_ray import check_started_here, packages
 
         packages()
+        check_started_here(parameters.fan_out)
+
+
+def warn_of_place(parameters: Distill) -> None:
+    """Say in the run's log what units would wait for, where any is missing: nobody may have started a worker yet."""
+    if parameters.fan_out.kind == "workers":
+        from flows.fan_out_workers import warn_of_workers
+
+        warn_of_workers()
+
+
+def check_trainings(orders: Orders) -> None:
+    """Whether trainings over several machines, where some are still to be made, are not handed out. Raises InputError."""
+    parameters = orders.parameters
+    if not isinstance(parameters, Finetune) or parameters.finetune.run.nodes == 1 or parameters.fan_out.kind == "local":
+        return
+    for name in orders.student_names():
+        try:
+            order = orders.student(*name)
+            missing = student_missing(order, orders.home)
+        except Waiting:
+            missing = True  # its training set is
+        if missing:
+            raise _over_nodes(parameters.finetune.run.nodes, parameters.fan_out)
+
+
+def _over_nodes(nodes: int, chosen: FanOut) -> InputError:
+    return InputError(
+        f"finetune.run.nodes {nodes} with fan_out.kind {chosen.kind!r}: a unit is handed to one machine, where it would wait for "
+        "the ranks of the others; train with `fan_out: {kind: local}`, starting the study on the first machine "
+        "(docs/training-several-gpus.md), or leave nodes and main_address out. Neither changes what is made"
+    )
 
 
 def gpus_needed(order: GpuOrder, chosen: FanOut) -> float:
@@ -106,9 +138,11 @@ def gpus_needed(order: GpuOrder, chosen: FanOut) -> float:
     By model size as in ``models.placement``; a training takes what ``finetune.run.gpus`` says, and never a part.
 
     Raises:
-        InputError: no number of such GPUs holds the model.
+        InputError: no number of such GPUs holds the model, or a training over several machines would be handed to one.
     """
     if isinstance(order, StudentOrder):
+        if order.options.nodes > 1 and chosen.kind != "local":
+            raise _over_nodes(order.options.nodes, chosen)
         return float(order.options.gpus)
     if order.model.asked_at is not None:
         return 0.0

@@ -10,8 +10,8 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,13 +24,14 @@ from prefect.utilities.annotations import quote
 from flows.fan_out import Place, placed
 from flows.parameters import FanOut
 from flows.unit_names import Work
-from store.home import HOME_VARIABLE, Home
+from store.home import HOME_VARIABLE, STORE_VARIABLE, Home
 from store.types import InputError, RunError
 from tasks.landing import submit
 
 logger = logging.getLogger(__name__)
-_HANDED_ON = ("FACTSCALE_STORE", "FACTSCALE_LOCK_TIMEOUT", "PREFECT_HOME", "PREFECT_API_URL", "OMP_WAIT_POLICY")
+_HANDED_ON = ("FACTSCALE_LOCK_TIMEOUT", "PREFECT_HOME", "PREFECT_API_URL", "OMP_WAIT_POLICY")
 """Variables that a task needs as the flow has them. No secrets: Ray's dashboard shows them (Prefect hands on its own)."""
+_AUTHENTICATION = "RAY_AUTH_MODE"
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "120",  # the default is too short for a machine that is busy
@@ -134,16 +135,18 @@ def packages() -> tuple[Any, Any, Any]:
 def _start(ray: Any, chosen: FanOut) -> None:
     if ray.is_initialized():  # whoever did it in this process ends it as well
         ray.shutdown()
+    check_started_here(chosen)
     given: dict[str, Any] = {"num_gpus": chosen.local_gpus, "include_dashboard": False} if not chosen.address else {}
     try:
-        ray.init(
-            address=chosen.address or "local",
-            namespace="factscale",
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            runtime_env={"env_vars": _variables()},
-            **given,
-        )
+        with nullcontext() if chosen.address else _on_loopback():
+            ray.init(
+                address=chosen.address or "local",
+                namespace="factscale",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                runtime_env={"env_vars": _variables(chosen)},
+                **given,
+            )
     except Exception as error:  # Ray's own way to say that it took too long is a bare one
         with suppress(Exception):
             ray.shutdown()
@@ -154,6 +157,37 @@ def _start(ray: Any, chosen: FanOut) -> None:
                 "leave the address out to start Ray here"
             ) from None
         raise RunError(f"fan_out.kind 'ray': Ray did not start on this machine: {said}") from None
+
+
+def check_started_here(chosen: FanOut) -> None:
+    """Whether a Ray that is started here asks for its token. Raises InputError."""
+    if not chosen.address and os.environ.get(_AUTHENTICATION, "token").lower() != "token":
+        raise InputError(
+            f"{_AUTHENTICATION} {os.environ[_AUTHENTICATION]!r}: everyone on this machine could run code as you in the Ray that "
+            "is started here; unset it"
+        )
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that is started inside listens on the loopback address alone.
+
+    Ray takes an address 127.0.0.1 for one that it has to replace by the machine's; on systems where it starts no clusters it
+    uses loopback, and that can be chosen. It has read the variable by now; its processes read it anew.
+    """
+    from ray._private import ray_constants
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    variable = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if variable is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = variable
 
 
 def _check_reach(hosts: set[str]) -> None:
@@ -167,6 +201,9 @@ def _check_reach(hosts: set[str]) -> None:
         )
 
 
-def _variables() -> dict[str, str]:
+def _variables(chosen: FanOut) -> dict[str, str]:
     known = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
-    return {HOME_VARIABLE: str(Home.current().folder), **known}
+    home = Home.current()
+    # A Ray of this machine inherits FACTSCALE_STORE, with a password that may stand in it.
+    store = home.store_variable() if chosen.address else None
+    return {HOME_VARIABLE: str(home.folder), **known, **({STORE_VARIABLE: store} if store else {})}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -22,11 +23,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import TaskRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Crashed
 from prefect.tasks import exponential_backoff
 from pydantic import JsonValue
 
@@ -35,13 +38,15 @@ from flows.fan_out import Place
 from flows.parameters import Distill
 from flows.unit import BAD_INPUT, FAULT
 from flows.unit_names import Work, plain_parameters
-from flows.worker_queues import POOL, check_queues, queue_for
+from flows.worker_queues import POOL, any_polled, check_queues, is_polled, queue_for
 from store.home import Home
 from store.types import Frozen, InputError, RunError
 from tasks.landing import UNIT_OPTIONS, retryable, submit
 
 DEPLOYMENT = "unit/unit"
 _POLL, _SLOWEST_POLL = 0.5, 5.0
+_LOST, _TELL = 900.0, 600.0
+"""Seconds that a run may be pending without anyone who polls its queue; and those between two lines on what is waited for."""
 _PATIENCE = 600.0
 """Seconds that the server may be away while a unit is waited for: workers go on without it."""
 
@@ -134,6 +139,18 @@ def check_deployment(client: SyncPrefectClient) -> None:
         raise RunError(f"the Prefect server at {client.api_url} does not answer: {error}") from None
 
 
+def warn_of_workers() -> None:
+    """Say in the run's log where the server lacks what units need, or no worker is there. It does not end the run: units that
+    have landed need none, and a worker may come."""
+    try:
+        with get_client(sync_client=True) as client:
+            check_deployment(client)
+            if not any_polled(client):
+                get_run_logger().warning("no worker polls work pool %r now: start some with `factscale workers`", POOL)
+    except (InputError, RunError, httpx.HTTPError) as error:
+        get_run_logger().warning("units that are missing cannot be handed out as it is: %s", error)
+
+
 def may_start_again(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     """As :func:`tasks.landing.retryable`, but for what a person or a fault has stopped."""
     try:
@@ -151,12 +168,16 @@ def may_start_again(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bo
 )
 def run_child(order: Any, child: Child) -> dict[str, str]:
     """Have a unit made by a worker, and wait for it. Returns its key and the run that made it."""
-    try:
-        started = _adopt_or_start(child)
-    except httpx.HTTPError as error:
-        raise RunError(f"{child.name}: the Prefect server cannot be asked for a run of it: {error}") from None
-    run = _wait(started)
-    state = run.state
+    while True:
+        try:
+            run = _wait(_adopt_or_start(child))
+            state = run.state
+            # Who cancelled another flow stopped that one's runs, and not this flow, which waited for one of them.
+            if state is None or not state.is_cancelled() or _is_own(run):
+                break
+        except httpx.HTTPError as error:
+            raise RunError(f"{child.name}: the Prefect server cannot be asked for a run of it: {error}") from None
+        get_run_logger().info("run %s (%s), started by another flow, was cancelled", run.name, run.id)
     said = f"{child.name}: its run {run.name} ({run.id})"
     if state is None or state.is_crashed():
         raise RunError(f"{said} crashed: {state.message if state else 'it has no state'}")
@@ -183,7 +204,7 @@ def _adopt_or_start(child: Child) -> FlowRun:
     with _starting, get_client(sync_client=True) as client:
         running = _newest(client, child, FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY)))
         if running is not None:
-            get_run_logger().info("waiting for run %s (%s), which is making this unit", running.name, running.id)
+            get_run_logger().info("waiting for run %s (%s), which is to make this unit: %s", *_said(running))
             return running
         last = _newest(client, child)
         started: Any = run_deployment(
@@ -200,6 +221,37 @@ def _adopt_or_start(child: Child) -> FlowRun:
         return started  # type: ignore[no-any-return]
 
 
+def _said(run: FlowRun) -> tuple[str, str, str]:
+    """A run's name and identity, and what it waits for or does, since when."""
+    if run.state is None:
+        return run.name, str(run.id), "it has no state yet"
+    where = f" on queue {run.work_queue_name} of work pool {run.work_pool_name}" if not run.state.is_running() else ""
+    return run.name, str(run.id), f"{run.state.name} since {run.state.timestamp:%Y-%m-%d %H:%M:%S} UTC{where}"
+
+
+def _is_own(run: FlowRun) -> bool:
+    """Whether the flow run that this task belongs to has started it, and no other one."""
+    context = TaskRunContext.get()
+    if context is None or run.parent_task_run_id is None:
+        return False
+    with get_client(sync_client=True) as client:
+        return client.read_task_run(run.parent_task_run_id).flow_run_id == context.task_run.flow_run_id
+
+
+def _end_if_lost(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    """The run, marked as crashed where it has been pending for long and nobody polls its queue: its worker has died, and a
+    pending run is handed to no other."""
+    state = run.state
+    if state is None or not state.is_pending() or not (run.work_pool_name and run.work_queue_name):
+        return run
+    seconds = (datetime.now(UTC) - state.timestamp).total_seconds()
+    if seconds < _LOST or is_polled(client, run.work_pool_name, run.work_queue_name):
+        return run
+    message = f"pending for {seconds / 60:.0f} minutes, and no worker polls queue {run.work_queue_name!r}"
+    client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+    return client.read_flow_run(run.id)
+
+
 def _newest(client: SyncPrefectClient, child: Child, state: FlowRunFilterState | None = None) -> FlowRun | None:
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[child.tag]))
     if state is not None:
@@ -210,14 +262,17 @@ def _newest(client: SyncPrefectClient, child: Child, state: FlowRunFilterState |
 
 def _wait(run: FlowRun) -> FlowRun:
     """The run in its last state."""
-    pause, away_since = _POLL, None
+    pause, away_since, told = _POLL, None, time.monotonic()
     while run.state is None or not run.state.is_final():
         time.sleep(pause)
         pause = min(pause * 1.2, _SLOWEST_POLL)
         try:
             with get_client(sync_client=True) as client:
-                run = client.read_flow_run(run.id)
+                run = _end_if_lost(client, client.read_flow_run(run.id))
             away_since = None
+            if time.monotonic() - told > _TELL:
+                told = time.monotonic()
+                get_run_logger().info("still waiting for run %s (%s): %s", *_said(run))
         except ObjectNotFound:
             raise RunError(f"run {run.name} ({run.id}) was deleted on the server") from None
         except httpx.HTTPError as error:

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from eval.training_plots import training_plots
 from flows.artifacts import gather, markdown, pictures, table, threads
 from flows.cancelling import cancel_children
-from flows.fan_out import HandOut, handing_out
+from flows.fan_out import HandOut, check_place, check_trainings, handing_out
 from flows.limits import DryRun, Limit, limited
 from flows.orders import CheckOrder, Orders, student_name
 from flows.parameters import Finetune
@@ -38,7 +38,9 @@ def finetune(parameters: Finetune, limit: Limit = None, dry_run: DryRun = False)
     if dry_run:
         publish_plan(parameters, "finetune")
         return []
+    check_place(parameters)
     orders = Orders(parameters, home)
+    check_trainings(orders)
     names = orders.student_names()
     made = {work.order.key: work for work in (student_work(orders, name) for name in names)}
     with handing_out(orders) as hand_out:

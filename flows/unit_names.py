@@ -1,7 +1,8 @@
 """One GPU unit of a study by its name, small enough for the parameters of a flow run, and its work order derived from that.
 
 An order holds every prompt of its unit, and a flow run's parameters may have half a megabyte. So a run is told the study and
-which unit of it, and comes to the same order by itself: only that one is built, whatever the size of the matrix.
+which unit of it, and comes to the same order by itself. Of runs, traces and students only that one is built, whatever the size
+of the matrix; a judge's order is made of all runs that it judges.
 """
 
 from __future__ import annotations

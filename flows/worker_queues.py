@@ -69,6 +69,16 @@ def check_queues(
             warn(f"queue {name!r} of work pool {pool!r} is paused: its units wait until a person resumes it")
 
 
+def any_polled(client: SyncPrefectClient, pool: str = POOL) -> bool:
+    """Whether a worker polls a queue of the pool now. Raises InputError where there is no such pool."""
+    return any(_is_polled(queue) for queue in _queues(client, pool).values())
+
+
+def is_polled(client: SyncPrefectClient, pool: str, queue: str) -> bool:
+    """Whether a worker polls this queue now."""
+    return _is_polled(_queues(client, pool).get(queue))
+
+
 def _nobody(pool: str, queue: str, gpus: float) -> str:
     count = max(1, int(gpus))
     each = f" --each {count}" if count > 1 else ""

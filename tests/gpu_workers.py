@@ -72,12 +72,13 @@ def register() -> None:
 @contextmanager
 def two_workers(home: Home) -> Iterator[list[subprocess.Popen[bytes]]]:
     """One worker for each of two GPUs, which this machine need not have."""
-    from flows.worker_commands import check_server, gpu_slots, started
+    from flows.worker_commands import check_server
+    from flows.workers import gpu_slots, started
 
     slots = gpu_slots(["0", "1"])
     check_server("gpu", {slot.queue for slot in slots})
     with started(slots, "gpu", home) as running:
-        yield list(running.values())
+        yield [worker.process for worker in running.values()]
 
 
 def children(key: str | None = None) -> list[FlowRun]:

@@ -64,6 +64,17 @@ def pods_of(value: Any) -> list[dict[str, Any]]:
     return own + [pod for item in value.values() for pod in pods_of(item)]
 
 
+def test_pods_of_ray_have_probes_of_their_own() -> None:
+    (cluster,) = (one for one in manifests() if one["kind"] == "RayCluster")
+    containers = [container for pod in pods_of(cluster) for container in pod["containers"]]
+    assert len(containers) == 2
+    for container in containers:
+        for probe in ("livenessProbe", "readinessProbe"):
+            command = container[probe]["exec"]["command"]
+            assert command[0] in ("ray", "test")
+            assert "wget" not in command
+
+
 def test_ray_is_the_version_that_is_installed() -> None:
     (cluster,) = (one for one in manifests() if one["kind"] == "RayCluster")
     pins = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -89,7 +100,8 @@ def test_the_kubernetes_pool_is_prefects_own_with_gpus_and_volumes() -> None:
 
 
 SRUN = """#!/usr/bin/env bash
-# Stands in for Slurm's: drops the options and runs the command here.
+# Stands in for Slurm's: drops the options and runs the command here. A step that names no cores would get one.
+[[ $* == *--cpus-per-task=* ]] || { echo "no cores are asked for" >&2; exit 3; }
 while [[ ${1:-} == --* ]]; do shift; done
 [[ $1 == hostname ]] && { echo 127.0.0.1; exit; }
 exec "$@"

@@ -9,11 +9,15 @@ from typing import Any
 import mini_study
 import pytest
 
-from flows.fan_out import check_place, gpus_needed, placed
+from flows.distill import distill
+from flows.evaluate import evaluate
+from flows.fan_out import check_place, check_trainings, gpus_needed, placed
+from flows.finetune import finetune
 from flows.orders import Orders
 from flows.parameters import DEFAULT_REGISTRY, FanOut, Study
-from flows.worker_commands import found_gpus, gpu_slots
+from flows.study import study
 from flows.worker_queues import queue_for
+from flows.workers import found_gpus, gpu_slots
 from models.finetune import Hyperparameters, ProcessOptions
 from models.registry import load_registry
 from store.home import Home
@@ -31,12 +35,11 @@ def order_of(folder: Path, alias: str, **generation: Any) -> TracesOrder:
     return orders.run(*orders.run_names()[-1]).traces
 
 
-def student_order(gpus: int) -> StudentOrder:
+def student_order(gpus: int, nodes: int = 1) -> StudentOrder:
     entry = load_registry(DEFAULT_REGISTRY).entry("qwen2.5-0.5b")
     spec = StudentSpec(base_key="b", training_set="t", hyperparameters=Hyperparameters().filled(), format="blocks")
-    return StudentOrder(
-        name="student", spec=spec, trained_on="rt", variant="", entry=entry, options=ProcessOptions(gpus=gpus)
-    )
+    options = ProcessOptions(gpus=gpus, nodes=nodes, main_address="first:29500" if nodes > 1 else None)
+    return StudentOrder(name="student", spec=spec, trained_on="rt", variant="", entry=entry, options=options)
 
 
 class TestPlacement:
@@ -110,6 +113,46 @@ class TestRefusals:
         monkeypatch.setitem(sys.modules, "ray", None)
         with pytest.raises(InputError, match=r"pip install 'factscale\[ray\]'"):
             check_place(Study(fan_out=FanOut(kind="ray")))
+
+    @pytest.mark.parametrize("mode", ["disabled", ""])
+    def test_a_ray_of_this_machine_without_a_token(self, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+        pytest.importorskip("prefect_ray")
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        with pytest.raises(InputError, match=f"RAY_AUTH_MODE '{mode}'.*unset it"):
+            check_place(Study(fan_out=FanOut(kind="ray")))
+        check_place(Study(fan_out=FanOut(kind="ray", address="auto")))  # that one's keepers say who may use it
+
+    @pytest.mark.parametrize("flow", [study, distill, finetune, evaluate], ids=lambda flow: flow.name)
+    def test_every_flow_says_so_before_it_does_anything(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flow: Any
+    ) -> None:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        monkeypatch.setenv("FACTSCALE_HOME", str(tmp_path / "home"))
+        parameters = Study.model_validate({**mini_study.mini(), "fan_out": {"kind": "workers"}})
+        with (
+            temporary_settings(restore_defaults={PREFECT_API_URL}),
+            pytest.raises(InputError, match="no Prefect server is configured"),
+        ):
+            flow.fn(parameters)
+        assert not (tmp_path / "home").exists()
+
+
+class TestTrainingsOverSeveralMachines:
+    def study(self, kind: str) -> Study:
+        run = {"nodes": 2, "main_address": "first:29500"}
+        return Study.model_validate({**mini_study.mini(finetune={"run": run}), "fan_out": {"kind": kind}})
+
+    @pytest.mark.parametrize("kind", ["workers", "ray"])
+    def test_are_not_handed_out(self, tmp_path: Path, kind: Any) -> None:
+        said = rf"finetune.run.nodes 2 with fan_out.kind '{kind}'.*fan_out: {{kind: local}}"
+        with pytest.raises(InputError, match=said):
+            check_trainings(Orders(self.study(kind), Home(tmp_path)))
+        with pytest.raises(InputError, match=said):
+            gpus_needed(student_order(gpus=1, nodes=2), FanOut(kind=kind))
+
+    def test_are_made_here(self, tmp_path: Path) -> None:
+        check_trainings(Orders(self.study("local"), Home(tmp_path)))
 
 
 class TestWorkersOfAMachine:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
+import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,100 @@ def home(tmp_path: Path) -> Iterator[Home]:
         yield home
 
 
+def test_a_cluster_is_told_of_the_store_without_a_password(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.fan_out_ray import _variables
+    from flows.parameters import FanOut
+
+    monkeypatch.setenv("FACTSCALE_STORE", "ducklake:postgres://ada:secret@h/d?data=/shared/lake")
+    told = _variables(FanOut(kind="ray", address="auto"))
+    assert told["FACTSCALE_STORE"] == "ducklake:postgres://ada@h/d?data=/shared/lake"
+    assert "secret" not in str(_variables(FanOut(kind="ray")))
+
+
+class TestPlacement:
+    """Without a Ray: what a unit asks of a cluster of which this much is known."""
+
+    def place(self, most: float, cpus: float) -> Any:
+        from flows.fan_out_ray import RayPlace
+
+        place = RayPlace(study({"address": "auto"}).fan_out)
+        place._most, place._cpus, place._cpus_a_gpu = most, cpus, cpus / most if most else 0.0
+        return place
+
+    def test_a_unit_takes_its_gpus_and_their_share_of_the_cores(self) -> None:
+        assert self.place(4, 32)._resources(1) == {"num_gpus": 1, "num_cpus": 8}
+        assert self.place(4, 32)._resources(0.125) == {"num_gpus": 0.125, "num_cpus": 1}
+        assert self.place(8, 2)._resources(1) == {"num_gpus": 1, "num_cpus": 0.25}
+
+    def test_without_gpus_a_unit_takes_a_machine(self) -> None:
+        assert self.place(0, 16)._resources(1) == {"num_cpus": 16}
+
+    def test_more_gpus_than_a_machine_has_are_refused(self) -> None:
+        self.place(4, 32).check([1, 4])
+        with pytest.raises(InputError, match=r"needs 8 GPUs of one machine.*have 4 at most"):
+            self.place(4, 32).check([1, 8])
+
+    def test_a_ray_of_this_machine_takes_the_loopback_address(self) -> None:
+        from ray._private import ray_constants, services
+
+        from flows.fan_out_ray import _on_loopback
+
+        before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+        with _on_loopback():
+            assert services.get_node_ip_address() == "127.0.0.1"
+        after = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+        assert after == before
+
+
+@pytest.mark.slow
+def test_a_ray_that_is_started_here_is_reached_from_here_alone(home: Home) -> None:
+    import ray
+
+    from flows.fan_out_ray import _start, packages
+
+    packages()
+    _start(ray, study({"local_gpus": 1}).fan_out)
+    try:
+        heard = listening(descendants(os.getpid()))
+        assert heard
+        assert heard <= {"127.0.0.1", "::1"}
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+    finally:
+        ray.shutdown()
+
+
+def descendants(pid: int) -> set[int]:
+    """A process and all below it."""
+    found = {pid}
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):
+            for child in (thread / "children").read_text().split():
+                found |= descendants(int(child))
+    return found
+
+
+def listening(pids: set[int]) -> set[str]:
+    """The addresses on which processes accept connections."""
+    sockets = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                sockets.add(os.readlink(entry))
+    heard = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                words = bytes.fromhex(fields[1].partition(":")[0])
+                raw = b"".join(
+                    words[at : at + 4][::-1] for at in range(0, len(words), 4)
+                )  # each word the wrong way round
+                address = ipaddress.ip_address(raw)
+                heard.add(str(getattr(address, "ipv4_mapped", None) or address))
+    return heard
+
+
+@pytest.mark.slow
 def test_each_task_sees_its_own_gpu(home: Home) -> None:
     from flows.evaluate import evaluate
     from flows.server import prefect_api

@@ -17,7 +17,7 @@ import gpu_workers
 import mini_study
 import pytest
 from gpu_workers import begun, children, until
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
 
@@ -54,6 +54,119 @@ def test_without_any_worker_nothing_is_handed_out(home: Home, monkeypatch: pytes
     with pytest.raises(InputError, match=r"queue 'gpus-4'.*--each 4"):
         evaluate(large)
     assert children() == []
+
+
+def child_of(key: str) -> Any:
+    """A unit as a flow hands it out; nobody is there to make it."""
+    from flows.fan_out_workers import Child
+
+    return Child(name=key, key=key, queue="default", job_variables={}, parameters={}, tags=("made-up",))
+
+
+def handed_out(client: SyncPrefectClient, key: str, parent: Any = None) -> FlowRun:
+    """A run of a unit that another flow, or the one of the task run ``parent``, has started."""
+    deployment = client.read_deployment_by_name("unit/unit")
+    tags = [*child_of(key).tags, child_of(key).tag]
+    return client.create_flow_run_from_deployment(deployment.id, name=key, tags=tags, parent_task_run_id=parent)
+
+
+def test_a_run_that_another_flow_started_and_lost_is_started_again(home: Home) -> None:
+    from prefect import flow
+    from prefect.states import Cancelled
+
+    from flows.fan_out_workers import Stopped, run_child
+
+    child, failed = child_of("adopted"), list[BaseException]()
+
+    @flow(name="waits")
+    def waits() -> None:
+        run_child(child, child)
+
+    def wait() -> None:
+        try:
+            waits()
+        except Stopped as error:
+            failed.append(error)
+
+    with get_client(sync_client=True) as client:
+        first = handed_out(client, child.key)
+        context = contextvars.copy_context()
+        waiting = threading.Thread(target=context.run, args=(wait,))
+        waiting.start()
+        time.sleep(2)
+        assert [run.id for run in children(child.key)] == [first.id], "one that is under way is waited for"
+        client.set_flow_run_state(first.id, Cancelled())
+        (own,) = until(lambda: [run for run in children(child.key) if run.id != first.id], 60)
+        client.set_flow_run_state(own.id, Cancelled())
+        waiting.join(60)
+    assert len(failed) == 1
+    assert f"({own.id}) was cancelled" in str(failed[0])
+    assert len(children(child.key)) == 2
+
+
+def test_a_pending_run_whose_worker_has_died_is_not_waited_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.states import Pending, Running
+
+    from flows import fan_out_workers, worker_queues
+
+    with get_client(sync_client=True) as client:
+        run = handed_out(client, "pending")
+        client.set_flow_run_state(run.id, Pending(), force=True)
+        run = client.read_flow_run(run.id)
+        assert fan_out_workers._end_if_lost(client, run).state == run.state, "it has not been pending for long"
+        monkeypatch.setattr(fan_out_workers, "_LOST", 0.0)
+        monkeypatch.setattr(fan_out_workers, "is_polled", lambda *_: True)
+        assert fan_out_workers._end_if_lost(client, run).state == run.state, "a worker is there"
+        monkeypatch.setattr(fan_out_workers, "is_polled", worker_queues.is_polled)
+        ended = fan_out_workers._end_if_lost(client, run)
+        assert ended.state is not None
+        assert ended.state.is_crashed()
+        assert "no worker polls queue 'default'" in str(ended.state.message)
+        running = handed_out(client, "running")
+        client.set_flow_run_state(running.id, Running(), force=True)
+        running = client.read_flow_run(running.id)
+        assert fan_out_workers._end_if_lost(client, running).state == running.state
+
+
+def test_what_a_cancelled_run_started_is_cancelled_and_starts_no_more(home: Home) -> None:
+    from prefect import flow, task
+    from prefect.context import FlowRunContext
+    from prefect.states import Completed, Pending, Running
+
+    from flows.cancelling import cancel_children
+
+    started = {"scheduled": None, "pending": Pending(), "running": Running(), "completed": Completed()}
+
+    @flow(name="parent")
+    def parent() -> dict[str, FlowRun]:
+        runs = {}
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        with get_client(sync_client=True) as client:
+            for name, state in started.items():
+                above = client.create_task_run(task(lambda: None), context.flow_run.id, name, state=Pending())
+                runs[name] = handed_out(client, name, above.id)
+                if state is not None:
+                    client.set_flow_run_state(runs[name].id, state, force=True)
+        return runs
+
+    state = parent(return_state=True)
+    runs = state.result()
+    with get_client(sync_client=True) as client:
+        above = client.read_flow_run(state.state_details.flow_run_id)
+        cancel_children(parent, above, state)
+        found = {name: client.read_flow_run(run.id).state for name, run in runs.items()}
+        assert {name: state.name for name, state in found.items() if state} == {
+            "scheduled": "Cancelled",
+            "pending": "Cancelling",
+            "running": "Cancelling",
+            "completed": "Completed",
+        }
+        client.set_flow_run_state(runs["pending"].id, Running())  # as its process asks before it begins
+        after = client.read_flow_run(runs["pending"].id).state
+        assert after is not None
+        assert not after.is_running()
 
 
 def test_runs_are_made_by_workers_and_then_cached(home: Home) -> None:
@@ -254,7 +367,7 @@ def test_cancelling_a_study_cancels_what_it_handed_out(tmp_path: Path) -> None:
     from prefect.states import Cancelling
 
     from flows.unit_names import plain_parameters
-    from flows.worker_commands import cpu_slots, started
+    from flows.workers import cpu_slots, started
 
     home, parameters = Home(tmp_path), long_evaluation(samples=60)
     with (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,55 @@ class TestNames:
         run = orders.run(*first)
         assert questions_of(run.traces) == run.predictions.questions
         assert questions_of(orders.judges([run])[0]) == ()
+
+
+class TestItsRun:
+    def test_a_failing_unit_is_tried_again_by_who_waits_for_it_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from flows import unit as module
+
+        class Submitted(Exception):
+            pass
+
+        def submit(task: Any, *_: Any, **__: Any) -> Any:
+            assert task.retries == 0
+            raise Submitted
+
+        monkeypatch.setenv("FACTSCALE_HOME", str(tmp_path))
+        monkeypatch.setattr(module, "submit", submit)
+        name = UnitName(kind="run", model="smollm2-135m", setting="cot", dataset="starter")
+        with pytest.raises(Submitted):
+            module.unit.fn(untrained(), name)
+
+    def test_it_leaves_where_its_worker_died_before_it_could_be_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from flows import unit as module
+
+        class Left(Exception):
+            pass
+
+        def leave(_code: int) -> None:
+            raise Left
+
+        bound_to: list[int] = []
+        monkeypatch.setenv(module.BOUND_VARIABLE, "1")
+        monkeypatch.setattr(os, "_exit", leave)
+        monkeypatch.setattr(module, "die_with_parent", bound_to.append)
+        with pytest.raises(Left):  # pytest's own parent is no worker, as what takes over a dead one's children is none
+            module.bind_to_worker()
+        assert bound_to == []
+        with subprocess.Popen(["sleep", "60"]) as worker:  # started with the variable, as a worker is
+            monkeypatch.setattr(os, "getppid", lambda: worker.pid)
+            module.bind_to_worker()
+            worker.kill()
+        assert bound_to == [worker.pid]
+
+    def test_one_that_nobody_bound_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from flows import unit as module
+
+        monkeypatch.delenv(module.BOUND_VARIABLE, raising=False)
+        monkeypatch.setattr(module, "die_with_parent", lambda _pid: pytest.fail("bound"))
+        module.bind_to_worker()
 
 
 class TestParameters:
