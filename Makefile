@@ -30,7 +30,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-ui: $(VENV)/.core ## Start a Prefect server with its UI, the deployments and a worker a pool; Ctrl-C ends them
+ui: $(VENV)/.core ## Start a Prefect server with its UI, the deployments, a worker for each pool and GPU; Ctrl-C ends them
 	$(BIN)/factscale ui
 
 install: $(VENV)/.core ## Install factscale into .venv

@@ -1,8 +1,9 @@
 """Whether a container is well: exit code 0 or 1, and a line that says why. Only the standard library, so that it costs nothing.
 
-python docker/healthy.py server         the Prefect API of PREFECT_API_URL answers
+python docker/healthy.py server         the Prefect API of PREFECT_API_URL answers, and the UI beside it
 python docker/healthy.py worker         this container's worker looks for runs (it was started with --with-healthcheck)
-python docker/healthy.py workers gpu    a worker of this host is online in that pool, by the API
+python docker/healthy.py workers gpu    a worker for each GPU of this host is online in that pool, by the API
+python docker/healthy.py workers gpu 4  four of them, where a worker has other than one GPU
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import base64
 import json
 import os
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -23,12 +25,16 @@ def main(arguments: list[str]) -> int:
     try:
         match arguments:
             case ["server"]:
-                _ask(f"{os.environ['PREFECT_API_URL']}/health")
+                url = os.environ["PREFECT_API_URL"]
+                _ask(f"{url}/health")
+                _ask(f"{url.removesuffix('/api')}/")
             case ["worker"]:
                 port = os.environ.get("PREFECT_WORKER_WEBSERVER_PORT", "8080")
                 _ask(f"http://127.0.0.1:{port}/health")
             case ["workers", pool]:
-                return _online(pool)
+                return _online(pool, _gpus())
+            case ["workers", pool, count]:
+                return _online(pool, int(count))
             case _:
                 print(__doc__)
                 return 2
@@ -39,13 +45,23 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _online(pool: str) -> int:
+def _online(pool: str, expected: int) -> int:
     found = _ask(f"{os.environ['PREFECT_API_URL']}/work_pools/{pool}/workers/filter", b"{}")
     mine = [
         one["name"] for one in json.loads(found) if one["status"] == "ONLINE" and socket.gethostname() in one["name"]
     ]
-    print(f"online: {', '.join(mine) or 'none of this host'}")
-    return 0 if mine else 1
+    print(f"online: {len(mine)} of {expected} of this host: {', '.join(mine)}")
+    return 0 if len(mine) >= expected else 1
+
+
+def _gpus() -> int:
+    """The GPUs that `factscale workers` finds; it starts no worker without any."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is not None:
+        return max(1, len([one for one in seen.split(",") if one.strip()]))
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    return max(1, len(done.stdout.split()))
 
 
 def _ask(url: str, body: bytes | None = None) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import Posture
+from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
@@ -33,7 +34,11 @@ from store.types import InputError, RunError
 DEPLOYMENTS = Path("deployments") / "prefect.yaml"
 SCHEDULED = "nightly/nightly"
 SILENT_SECONDS = 3 * int(HEARTBEAT_SECONDS)
+PENDING_SECONDS = 600
+"""What a run may take from its hand-out to its first line: a process imports for seconds, on a cold disk for a minute or two."""
 CRASHES, REGRESSIONS = "factscale: mark silent runs as crashed", "factscale: tell of a regression"
+LOST = "factscale: mark runs that were handed out and never began as crashed"
+_PENDING = {f"prefect.flow-run.{name}" for name in ("Pending", "Submitting", "InfrastructurePending")}
 _TOLD = (
     "Accuracy changed by {{ event.payload.effect }} (interval {{ event.payload.low }} to {{ event.payload.high }}) on "
     "{{ event.payload.questions }} questions; a loss beyond {{ event.payload.margin }} counts. Report: {{ event.payload.report }}"
@@ -70,29 +75,55 @@ def deploy(notify: str | None = None, nightly: bool | None = None) -> list[Made]
         done = [*_pools(client), *_queues(client)]
         with _kept_switches(client, nightly):
             done += _deployments()
-        automations = [_crashes(), *([] if told is None else [_regressions(told)])]
+        automations = [_crashes(), _lost(), *([] if told is None else [_regressions(told)])]
         return done + [_automation(client, wanted) for wanted in automations]
 
 
 def _crashes() -> AutomationCore:
     """Runs that sent a sign of life and then none for a while. Another flow of these names would be judged by it as well, so
     its runs have to send theirs as often."""
+    return _silence(
+        CRASHES,
+        f"A run whose process and worker died sends no heartbeat: after {SILENT_SECONDS} s it is marked as Crashed.",
+        {"prefect.flow-run.heartbeat"},
+        SILENT_SECONDS,
+    )
+
+
+def _lost() -> AutomationCore:
+    """Runs that were handed to a worker that ended before they began; Prefect counts them in the limits of their queue.
+
+    Only of process workers: a pod may wait longer for its machine, and its own worker watches it."""
+    return _silence(
+        LOST,
+        f"A run whose worker ended between hand-out and start stays Pending: after {PENDING_SECONDS} s it is marked as Crashed.",
+        _PENDING,
+        PENDING_SECONDS,
+        [{"prefect.resource.role": "work-pool", "prefect.work-pool.type": "process"}],
+    )
+
+
+def _silence(
+    name: str, description: str, after: set[str], seconds: int, related: Sequence[dict[str, str]] = ()
+) -> AutomationCore:
+    """Marks runs of our flows as crashed of which nothing is heard for so long after one of these events."""
+    ours = {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
     return AutomationCore(
-        name=CRASHES,
-        description=f"A run whose process and worker died sends no heartbeat: after {SILENT_SECONDS} s it is marked as Crashed.",
+        name=name,
+        description=description,
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related={"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)},
+            match_related=[ResourceSpecification.model_validate(one) for one in (ours, *related)],
             for_each={"prefect.resource.id"},
-            after={"prefect.flow-run.heartbeat"},
+            after=after,
             expect={"prefect.flow-run.*"},
             threshold=1,
-            within=timedelta(seconds=SILENT_SECONDS),
+            within=timedelta(seconds=seconds),
         ),
         actions=[
             ChangeFlowRunState(
-                name=None, state=StateType.CRASHED, force=False, message=f"no sign of life for {SILENT_SECONDS} s"
+                name=None, state=StateType.CRASHED, force=False, message=f"no sign of life for {seconds} s"
             )
         ],
     )
@@ -164,7 +195,8 @@ def _deployments() -> list[Made]:
 
     password = PREFECT_API_AUTH_STRING.value()
     environment = {
-        **os.environ,
+        # Prefect would write this machine's folder into the pull step; each worker is to fill in its own.
+        **{name: value for name, value in os.environ.items() if name != "FACTSCALE_ROOT"},
         "PREFECT_API_URL": str(PREFECT_API_URL.value()),
         **({"PREFECT_API_AUTH_STRING": str(password)} if password else {}),
     }

@@ -1,4 +1,4 @@
-"""Which process a flow run lives in, and runs whose process has died without a word: they are marked as crashed.
+"""Which process a flow run lives in, and runs whose process or worker has died without a word: they are marked or given back.
 
 A worker marks the runs that it started, and an automation those of a worker that died too; a run that `factscale study run`
 started on a server of its own has neither, and would stay Running in the home's Prefect database for ever.
@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flows.paging import every
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
 
 _PREFIX = "factscale."
+BOUND_VARIABLE = "FACTSCALE_BOUND_TO_WORKER"
+"""Set where a unit's process must not outlive its worker, which would leave a GPU taken."""
 
 
 class Process(NamedTuple):
@@ -71,7 +79,7 @@ def mark_abandoned(flow_names: Sequence[str]) -> list[str]:
 
     marked = []
     with get_client(sync_client=True) as client:
-        for run in unfinished(client, flow_names):
+        for run in unfinished(client, flow_names, "RUNNING", "CANCELLING"):
             process = Process.of(run.labels or {})
             if process is not None and process.is_dead:
                 said = f"its process {process.pid} on {process.host} ended without a word"
@@ -80,7 +88,27 @@ def mark_abandoned(flow_names: Sequence[str]) -> list[str]:
     return marked
 
 
-def unfinished(client: Any, flow_names: Sequence[str]) -> Iterator[Any]:
+def give_back(flow_names: Sequence[str]) -> list[str]:
+    """Put runs of these flows' deployments that stand as Pending back to Scheduled; returns their names.
+
+    A run is Pending from its hand-out to its first line, and for ever where its worker ended in between: it then takes up its
+    queue's limit. Only for a server whose workers have all ended: a run that is about to begin would be handed out twice.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.states import Scheduled
+
+    given_back = []
+    with get_client(sync_client=True) as client:
+        for run in unfinished(client, flow_names, "PENDING"):
+            if run.deployment_id is not None:  # others have no worker who would take them
+                said = "the worker that it was handed to ended before it began"
+                client.set_flow_run_state(run.id, Scheduled(message=said), force=True)
+                given_back.append(run.name)
+    return given_back
+
+
+def unfinished(client: SyncPrefectClient, flow_names: Sequence[str], *states: str) -> list[FlowRun]:
+    """The runs of these flows that stand in one of these types of states."""
     from prefect.client.schemas.filters import (
         FlowFilter,
         FlowFilterName,
@@ -90,20 +118,12 @@ def unfinished(client: Any, flow_names: Sequence[str]) -> Iterator[Any]:
     )
     from prefect.client.schemas.objects import StateType
 
-    wanted = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING]))
-    size, offset = 200, 0
-    found: list[Any] = []
-    while True:  # read before any is marked, since that changes the pages
-        page = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=list(flow_names))),
-            flow_run_filter=FlowRunFilter(state=wanted),
-            limit=size,
-            offset=offset,
-        )
-        found += page
-        offset += size
-        if len(page) < size:
-            return iter(found)
+    wanted = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType(state) for state in states]))
+    return every(
+        client.read_flow_runs,
+        flow_filter=FlowFilter(name=FlowFilterName(any_=list(flow_names))),
+        flow_run_filter=FlowRunFilter(state=wanted),
+    )
 
 
 def _stat(pid: int) -> list[str]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
+from flows.paging import every
 from store.connection import Store
 from store.home import Home
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _PAGE = 200
 _ALL = 2**31
+_PENDING_SECONDS = 180  # a process imports for some seconds, a cold disk for a minute
 _SETTLED = "landed_at < current_timestamp::TIMESTAMP - INTERVAL 10 SECOND"  # what just landed is shown a moment later
 _CONFIGURED = ("PREFECT_API_URL", "PREFECT_PROFILE")
 # The functions of the tasks whose units stand in `units` under the task run's name; paths and links are known by their rows.
@@ -56,7 +58,7 @@ def compared(home: Home, latest: int, *, own_server: bool) -> Compared:
         differences = [
             d for run in runs if run["flow_run_id"] in there for d in _of_run(client, home.store, run, there)
         ]
-        differences += _silent(client)
+        differences += _stuck(client)
     foreign = len(runs) - sum(run["flow_run_id"] in there for run in runs)
     others = f" {foreign} flow runs of the store are not on this server." if foreign else ""
     if differences:
@@ -128,17 +130,12 @@ def _completed(client: SyncPrefectClient, run: UUID) -> Counter[str]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.client.schemas.objects import StateType
 
-    found: Counter[str] = Counter()
-    offset = 0
-    while True:
-        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
-        page = client.read_task_runs(flow_run_filter=chosen, limit=_PAGE, offset=offset)
-        for task_run in page:
-            if task_run.state_type is StateType.COMPLETED and task_run.task_key.rpartition("-")[0] in _UNITS:
-                found[task_run.name] += 1
-        if len(page) < _PAGE:
-            return found
-        offset += _PAGE
+    chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+    return Counter(
+        task_run.name
+        for task_run in every(client.read_task_runs, flow_run_filter=chosen)
+        if task_run.state_type is StateType.COMPLETED and task_run.task_key.rpartition("-")[0] in _UNITS
+    )
 
 
 def _unit_names(store: Store, titles: Iterable[str]) -> set[str]:
@@ -158,23 +155,27 @@ def _flow_runs(client: SyncPrefectClient, ids: list[str]) -> list[Any]:
     return found
 
 
-def _silent(client: SyncPrefectClient) -> Iterator[Difference]:
-    """Runs that stand as Running, though they have sent no sign of life for a while."""
+def _stuck(client: SyncPrefectClient) -> Iterator[Difference]:
+    """Runs that stand as Running, though they have sent no sign of life for a while, or as Pending, though none begins."""
     from flows.deploying import SILENT_SECONDS
     from flows.processes import unfinished
     from flows.server import FLOWS
 
     now = datetime.now(UTC)
     since = now - timedelta(seconds=SILENT_SECONDS)
-    runs = [run for run in unfinished(client, FLOWS) if run.state and run.state.timestamp < since]
+    runs = [
+        run for run in unfinished(client, FLOWS, "RUNNING", "CANCELLING") if run.state and run.state.timestamp < since
+    ]
     heard = _heard(client, [run.id for run in runs], since)
+    mend = "`factscale deploy` makes the automation that marks such runs; cancel it, or retry it"
     for run in runs:
         if run.id not in heard:
-            yield Difference(
-                f"{run.name} ({str(run.id)[:8]})",
-                f"stands as {run.state_name}, but has sent no sign of life for {SILENT_SECONDS} s",
-                "`factscale deploy` makes the automation that marks such runs; cancel it, or retry it",
-            )
+            said = f"stands as {run.state_name}, but has sent no sign of life for {SILENT_SECONDS} s"
+            yield Difference(f"{run.name} ({str(run.id)[:8]})", said, mend)
+    for run in unfinished(client, FLOWS, "PENDING"):
+        if run.state and run.state.timestamp < now - timedelta(seconds=_PENDING_SECONDS):
+            said = f"stands as {run.state_name} since {run.state.timestamp:%Y-%m-%d %H:%M} UTC: its worker has gone, or is slow"
+            yield Difference(f"{run.name} ({str(run.id)[:8]})", said, mend)
 
 
 def _heard(client: SyncPrefectClient, runs: list[UUID], since: datetime) -> set[UUID]:

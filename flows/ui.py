@@ -1,4 +1,4 @@
-"""A Prefect server with its UI, the deployments and a worker a pool, on this machine: ``factscale ui`` or ``make ui``."""
+"""A Prefect server with its UI, the deployments and workers of each pool, on this machine: ``factscale ui`` or ``make ui``."""
 
 from __future__ import annotations
 
@@ -6,71 +6,28 @@ import fcntl
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from rich.console import Console
 
-from flows.parameters import REPOSITORY
-from flows.processes import mark_abandoned
-from flows.server import FLOWS, bound, end, password, running_server
+from flows.processes import give_back, mark_abandoned
+from flows.server import FLOWS, password, running_server
+from flows.workers import Worker, end_all, slots_here, started
 from store.home import Home
-from store.types import InputError, RunError
+from store.types import InputError
 
-LIMITS: Mapping[str, int | None] = {"kg": None, "cpu": None, "gpu": 1}
-"""Runs that the worker of a pool does at a time. Where deployments and queues limit them anyway the worker does not: if it
-counts its runs, one of Prefect 3.8 ends when a run is retried whose process has not quite ended yet."""
+POOLS = ("kg", "cpu", "gpu")
+"""Pools whose workers are started. Those of `kg` and `cpu` count no runs, since deployments and queues limit them and a worker of
+Prefect 3.8 that does ends when a run is retried whose process has not quite ended yet. Those of `gpu` count, one run each."""
 
 _LOOK_SECONDS = 1.0
-_AT_ONCE_SECONDS = 15.0
-_POLLING = {
-    "PREFECT_WORKER_QUERY_SECONDS": "2",
-    "PREFECT_WORKER_PREFETCH_SECONDS": "2",
-}  # ten seconds is long for who waits
-
-
-class Worker:
-    """A worker of one pool, in a process of its own that ends with this one."""
-
-    def __init__(self, pool: str, environment: Mapping[str, str], home: Home) -> None:
-        self._pool, self._environment = pool, environment
-        self.log = home.log_file(f"prefect-worker-{pool}")
-        self._start()
-
-    def attend(self) -> str | None:
-        """Start it again if it has ended, and say so. Raises RunError if it ends as soon as it starts; its log is named."""
-        code = self.process.poll()
-        if code is None:
-            return None
-        if time.monotonic() - self._started < _AT_ONCE_SECONDS:
-            raise RunError(f"the worker of pool {self._pool} ended at once with code {code}; see {self.log}")
-        self._start()
-        return f"the worker of pool {self._pool} ended with code {code} and was started again; see {self.log}"
-
-    def _start(self) -> None:
-        command = ["prefect", "worker", "start", "--pool", self._pool, "--name", f"{self._pool} of factscale ui"]
-        limit = LIMITS[self._pool]
-        options = ["--type", "process", *(["--limit", str(limit)] if limit else [])]
-        self._started = time.monotonic()
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command, *options],
-                env=dict(self._environment),
-                cwd=REPOSITORY,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=bound(),
-            )
 
 
 class Running(NamedTuple):
-    """What was started: the API's URL, and the workers by pool."""
+    """What was started: the API's URL, and the workers by pool; those of `gpu`, one for each GPU, by their names."""
 
     url: str
     workers: Mapping[str, Worker]
@@ -96,8 +53,8 @@ def serve(home: Home, port: int, console: Console) -> None:
 
 
 @contextmanager
-def everything(home: Home, port: int, pools: Sequence[str] = tuple(LIMITS)) -> Iterator[Running]:
-    """Server, deployments and one worker for each of the pools.
+def everything(home: Home, port: int, pools: Sequence[str] = POOLS) -> Iterator[Running]:
+    """Server, deployments and a worker for each of the pools; of `gpu` one for each GPU of this machine, else one without.
 
     Raises InputError for a port in use, or a home whose UI runs already.
     """
@@ -109,29 +66,27 @@ def everything(home: Home, port: int, pools: Sequence[str] = tuple(LIMITS)) -> I
         known = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: password()}
         with temporary_settings(known):
             mark_abandoned(FLOWS)
+            give_back(FLOWS)  # no worker of this server lives yet
             deploy()
         secret = password()
-        environment = {
-            **_POLLING,
-            **os.environ,
-            "PREFECT_API_URL": url,
-            **({"PREFECT_API_AUTH_STRING": secret} if secret else {}),
-            "FACTSCALE_ROOT": str(REPOSITORY),
-            "FACTSCALE_HOME": str(home.folder),
-        }
-        workers = {pool: Worker(pool, environment, home) for pool in pools}
-        try:
+        environment = {"PREFECT_API_URL": url, **({"PREFECT_API_AUTH_STRING": secret} if secret else {})}
+        with _workers(home, pools, environment) as workers:
             yield Running(url, workers)
+
+
+@contextmanager
+def _workers(home: Home, pools: Sequence[str], environment: Mapping[str, str]) -> Iterator[dict[str, Worker]]:
+    slots = slots_here(f"{socket.gethostname()}-ui") if "gpu" in pools else []
+    with started(slots, "gpu", home, environment) as on_gpus:
+        running: dict[str, Worker] = {}
+        try:
+            for pool in pools:
+                if pool != "gpu":
+                    name, log = f"{pool} of factscale ui", f"prefect-worker-{pool}"
+                    running[pool] = Worker(pool, name, log, home, environment, ["--type", "process"])
+            yield running | {slot.name: worker for slot, worker in on_gpus.items()}
         finally:
-            _end([worker.process for worker in workers.values()])
-
-
-def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask all first, since each ends the runs that it has, which takes a while."""
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        end(worker)
+            end_all([*running.values(), *on_gpus.values()])
 
 
 @contextmanager

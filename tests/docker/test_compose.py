@@ -53,6 +53,25 @@ def test_images_are_pinned_and_nobody_is_root() -> None:
         assert re.fullmatch(r"\w+:\d+\.\d+(\.\d+)?-\w+", SERVICES[name]["image"])
 
 
+def test_the_ui_is_copied_to_where_its_user_may_write() -> None:
+    text = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+    folder = SERVICES["server"]["environment"]["PREFECT_SERVER_UI_STATIC_DIRECTORY"]
+    assert f"PREFECT_SERVER_UI_STATIC_DIRECTORY={folder} " in text
+    assert re.search(rf"--owner factscale .*{folder} ", text)
+
+
+def test_workers_on_other_machines_need_no_other_file() -> None:
+    elsewhere = {
+        "SERVER_URL": "http://10.0.0.1:4200",
+        "STORE_URL": "ducklake:postgres://db/f?data=/d",
+        "DATA": "/shared",
+    }
+    worker = compose(SECRETS | elsewhere)["services"]["worker-gpu"]
+    assert worker["environment"]["PREFECT_API_URL"] == "http://10.0.0.1:4200/api"
+    assert worker["environment"]["FACTSCALE_STORE"] == elsewhere["STORE_URL"]
+    assert "/shared:/data" in worker["volumes"]
+
+
 def test_ports_are_open_on_this_machine_alone() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports == ["127.0.0.1:4200:4200"]
@@ -81,6 +100,9 @@ def test_settings_are_those_of_the_code() -> None:
         for setting, value in SERVER_SETTINGS.items():
             assert variables[setting] == value, f"{name}: {setting}"
         assert variables["PREFECT_SERVER_API_AUTH_STRING"] == SECRETS["PREFECT_AUTH_STRING"]
+        # Two processes that share PostgreSQL have to share what they hold elsewhere.
+        assert variables["PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE"] == "prefect_redis.cleanup_queue"
+        assert variables["PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL"].startswith("redis://")
     workers = {name: service for name, service in SERVICES.items() if name.startswith("worker-")}
     assert {name.removeprefix("worker-") for name in workers} == set(POOLS)
     for service in workers.values():

@@ -56,6 +56,7 @@ class Composed:
             "127.0.0.1:4200": f"127.0.0.1:{self.server}",
             "0.0.0.0": "127.0.0.1",  # noqa: S104
             "/data": str(folder / "data"),
+            "/var/lib/prefect-ui": str(folder / "prefect-ui"),
             "/app": str(DOCKER.parent),
         }
 

@@ -51,6 +51,7 @@ def running(home: Home) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FACTSCALE_HOME", str(home.folder))
         patch.setenv("PREFECT_HOME", str(home.folder / "prefect"))
+        patch.setenv("FACTSCALE_ROOT", "/of/whoever/deploys")
         patch.setenv("PREFECT_WORKER_QUERY_SECONDS", "1")
         patch.setenv("PREFECT_WORKER_PREFETCH_SECONDS", "1")
         prepare_environment(home)
@@ -71,6 +72,17 @@ def let_go(running: Running) -> None:
     """Wait as long as a person does: until the worker has seen that the process of the last run has ended."""
     worker = running.workers["cpu"].process.pid
     until(lambda: family(worker) == {worker}, 120)
+
+
+def test_each_worker_goes_to_its_own_copy_of_the_code(running: Running) -> None:
+    """The runs of this module are made by a worker whose copy lies elsewhere than that of whoever deployed."""
+    from served_study import client
+
+    with client() as api:
+        steps = [one.pull_steps for one in api.read_deployments()]
+    step = {"prefect.deployments.steps.set_working_directory": {"directory": "{{ $FACTSCALE_ROOT }}"}}
+    assert steps
+    assert steps == [[step]] * len(steps)
 
 
 def test_a_failed_run_that_is_retried_makes_what_was_missing(
@@ -119,6 +131,7 @@ def test_a_killed_process_is_marked_at_once_and_a_retry_goes_on_row_by_row(
     assert len(served.prompts) > len(before)
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_takes_its_processes_along(running: Running, home: Home) -> None:
     from prefect.states import Cancelling
     from served_study import client

@@ -20,8 +20,8 @@ import httpx
 import pytest
 from served_study import alive, family, free_port
 
-from flows.deploying import CRASHES, POOLS, QUEUES, REGRESSIONS, SCHEDULED, deploy, deployment_names
-from flows.processes import Process, mark_abandoned, this_process
+from flows.deploying import CRASHES, LOST, POOLS, QUEUES, REGRESSIONS, SCHEDULED, deploy, deployment_names
+from flows.processes import Process, give_back, mark_abandoned, this_process
 from flows.reconciling import compared
 from flows.server import FLOWS, prepare_environment, running_server
 from flows.ui import everything
@@ -116,6 +116,7 @@ class TestServer:
         with pytest.raises(InputError, match="there is no such block"):
             deploy(notify="slack-webhook/nobody")
 
+    @pytest.mark.slow
     def test_registered_twice_everything_is_there_once(self, url: str) -> None:
         from prefect.blocks.notifications import CustomWebhookNotificationBlock
         from prefect.client.orchestration import get_client
@@ -139,7 +140,7 @@ class TestServer:
             (schedule,) = client.read_deployment_by_name(SCHEDULED).schedules
             assert schedule.active, "registering anew has switched off what a person had switched on"
             automations = client.read_automations()
-            assert sorted(one.name for one in automations) == sorted([CRASHES, REGRESSIONS])
+            assert sorted(one.name for one in automations) == sorted([CRASHES, LOST, REGRESSIONS])
 
     def test_a_run_of_a_dead_process_is_marked_and_others_are_left(self, url: str) -> None:
         from prefect import flow
@@ -171,6 +172,75 @@ class TestServer:
         assert [name.partition("-")[0] for name in marked] == ["dead"]
         assert states.pop("dead") == "Crashed"
         assert set(states.values()) == {"Running"}
+
+    def test_a_run_that_was_handed_out_and_never_began_is_given_back(self, url: str) -> None:
+        from prefect import flow
+        from prefect.client.orchestration import get_client
+        from prefect.states import Completed, Pending
+
+        @flow(name="study")
+        def known() -> None: ...
+
+        with get_client(sync_client=True) as client:
+            deployment = client.create_deployment(client.create_flow(known), name=f"d-{uuid4().hex[:6]}")
+            lost = client.create_flow_run_from_deployment(deployment, state=Pending()).id
+            here = client.create_flow_run(known, state=Pending()).id
+            try:
+                given_back = give_back(FLOWS)
+                assert given_back == [client.read_flow_run(lost).name]
+                assert [client.read_flow_run(run).state_name for run in (lost, here)] == ["Scheduled", "Pending"]
+                assert give_back(FLOWS) == []
+            finally:
+                client.set_flow_run_state(here, Completed(), force=True)
+                client.delete_deployment(deployment)
+
+    @pytest.mark.slow
+    def test_one_whose_worker_does_not_come_back_is_marked(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The automation that `factscale deploy` makes, with less patience."""
+        from prefect import flow
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import WorkPoolCreate
+        from prefect.states import Pending, Running, Submitting
+
+        from flows import deploying
+
+        @flow(name="study")
+        def known() -> None: ...
+
+        monkeypatch.setattr(deploying, "PENDING_SECONDS", 10)
+        name = f"lost-{uuid4().hex[:6]}"
+        with get_client(sync_client=True) as client:
+            for kind in ("process", "kubernetes"):
+                client.create_work_pool(WorkPoolCreate(name=f"{name}-{kind}", type=kind))
+            automation = client.create_automation(deploying._lost())
+            deployments, runs = [], {}
+            for kind in ("process", "kubernetes"):
+                made = client.create_flow(known)
+                deployments.append(
+                    client.create_deployment(made, name=f"{name}-{kind}", work_pool_name=f"{name}-{kind}")
+                )
+                runs[kind] = client.create_flow_run_from_deployment(deployments[-1]).id
+            runs["begun"] = client.create_flow_run_from_deployment(deployments[0]).id
+            try:
+                time.sleep(3)  # until the server's triggers know of the automation
+                for run in runs.values():
+                    for state in (Pending(), Submitting()):
+                        client.set_flow_run_state(run, state)
+                client.set_flow_run_state(runs["begun"], Running())
+                deadline = time.monotonic() + 60
+                while (lost := client.read_flow_run(runs["process"])).state_name != "Crashed":
+                    assert time.monotonic() < deadline, lost.state
+                    time.sleep(0.5)
+                assert client.read_flow_run(runs["kubernetes"]).state_name == "Submitting"
+                assert client.read_flow_run(runs["begun"]).state_name == "Running"
+            finally:
+                client.delete_automation(automation)
+                for run in runs.values():
+                    client.delete_flow_run(run)
+                for deployment in deployments:
+                    client.delete_deployment(deployment)
+                for kind in ("process", "kubernetes"):
+                    client.delete_work_pool(f"{name}-{kind}")
 
 
 class TestStatus:
@@ -261,6 +331,26 @@ class TestStatus:
         assert [(one.flow_run.split()[0], one.what.partition(",")[0]) for one in found] == [
             ("silent", "stands as Running")
         ]
+
+    def test_a_run_that_was_handed_out_and_never_began(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+        from prefect import flow
+        from prefect.client.orchestration import get_client
+        from prefect.states import Completed, Pending
+
+        @flow(name="study")
+        def study() -> None: ...
+
+        home.store.land({})
+        with get_client(sync_client=True) as client:
+            run = client.create_flow_run(study, name="waiting", state=Pending())
+            try:
+                assert compared(home, 0, own_server=False).differences == []
+                monkeypatch.setattr("flows.reconciling._PENDING_SECONDS", 0)
+                (found,) = compared(home, 0, own_server=False).differences
+            finally:
+                client.set_flow_run_state(run.id, Completed(), force=True)
+        assert found.flow_run.startswith("waiting")
+        assert found.what.startswith("stands as Pending since ")
 
     def test_without_a_server_nothing_is_compared(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("PREFECT_API_URL")
