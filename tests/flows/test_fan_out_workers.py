@@ -169,6 +169,7 @@ def test_what_a_cancelled_run_started_is_cancelled_and_starts_no_more(home: Home
         assert not after.is_running()
 
 
+@pytest.mark.slow
 def test_runs_are_made_by_workers_and_then_cached(home: Home) -> None:
     from flows.evaluate import evaluate
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,14 @@ class TestItsRun:
             module.bind_to_worker()
         assert bound_to == []
         with subprocess.Popen(["sleep", "60"]) as worker:  # started with the variable, as a worker is
-            monkeypatch.setattr(os, "getppid", lambda: worker.pid)
-            module.bind_to_worker()
-            worker.kill()
+            try:
+                environment = Path(f"/proc/{worker.pid}/environ")
+                while not environment.read_bytes():  # the kernel fills it in a moment after the start
+                    time.sleep(0.01)
+                monkeypatch.setattr(os, "getppid", lambda: worker.pid)
+                module.bind_to_worker()
+            finally:
+                worker.kill()
         assert bound_to == [worker.pid]
 
     def test_one_that_nobody_bound_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
