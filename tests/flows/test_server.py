@@ -23,7 +23,7 @@ from served_study import alive, family, free_port
 from flows.deploying import CRASHES, LOST, POOLS, QUEUES, REGRESSIONS, SCHEDULED, deploy, deployment_names
 from flows.processes import Process, give_back, mark_abandoned, this_process
 from flows.reconciling import compared
-from flows.server import FLOWS, prepare_environment, running_server
+from flows.server import FLOWS, SERVER_SETTINGS, prepare_environment, running_server
 from flows.ui import everything
 from store.connection import Unit
 from store.home import Home
@@ -468,3 +468,10 @@ def test_a_killed_command_is_marked_by_the_next_one_and_a_living_one_is_left(tmp
             one.stdout.close()
     found = {process.pid: state for process, state in states.items() if process is not None}
     assert found == {killed.pid: "Crashed", living.pid: "Running"}
+
+
+def test_a_server_flushes_in_whole_seconds() -> None:
+    """Prefect's recorder cuts off what is behind the point; at 0 s it never pauses and takes a core."""
+    intervals = {name: value for name, value in SERVER_SETTINGS.items() if name.endswith("_FLUSH_INTERVAL")}
+    assert intervals
+    assert all(int(value) == float(value) >= 1 for value in intervals.values())
