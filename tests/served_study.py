@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -114,8 +113,17 @@ def until(look: Callable[[], Any], seconds: float, told: Callable[[], str] = lam
     return found
 
 
-def task_states(run: UUID) -> Counter[tuple[str, str]]:
-    """Names and states of a run's task runs."""
+def ended_states(run: UUID, count: int) -> Counter[tuple[str, str]]:
+    """Names and last states of a run's task runs, once the server has written down that so many have come to an end: it does
+    so some time after the run has."""
+    return Counter(until(lambda: len(found := _task_states(run)) >= count and _have_ended(found) and found, 60))
+
+
+def _have_ended(states: Counter[tuple[str, str]]) -> bool:
+    return not {state for _, state in states} & {"Scheduled", "Pending", "Running"}
+
+
+def _task_states(run: UUID) -> Counter[tuple[str, str]]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
     with client() as api:
@@ -157,8 +165,3 @@ def alive(pids: set[int]) -> set[int]:
         if state not in "ZX":
             there.add(pid)
     return there
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

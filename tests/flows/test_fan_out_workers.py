@@ -281,7 +281,8 @@ def cached(count: int) -> dict[str, str]:
             limit=1,
         )
         states = gpu_workers.task_states(client, newest)
-    return states if len(states) == count else {}
+    ended = not {"Scheduled", "Pending", "Running"} & set(states.values())
+    return states if len(states) == count and ended else {}
 
 
 def long_evaluation(samples: int = SAMPLES) -> Study:

@@ -18,20 +18,19 @@ from served_study import (
     QUESTIONS,
     Served,
     alive,
+    ended_states,
     family,
-    free_port,
     kill,
     process_of,
     retry,
     start,
     study,
-    task_states,
     until,
     wait_for,
 )
 
 from flows.reconciling import compared
-from flows.server import prepare_environment
+from flows.server import free_port, prepare_environment
 from flows.ui import Running, everything
 from store.home import Home
 
@@ -91,7 +90,7 @@ def test_a_failed_run_that_is_retried_makes_what_was_missing(
     served.lives_for = 2 * QUESTIONS + 3  # thought and answer of the first unit, and one row and a half of the second
     run = start("evaluate/evaluate", study(tmp_path, served, "failing"))
     wait_for(run, "Failed")
-    states = until(lambda: len(found := task_states(run)) >= 2 and found, 60)
+    states = ended_states(run, 2)
     assert sorted(state for _, state in states) == ["Completed", "Failed"]
     served.lives_for = None
     let_go(running)
@@ -99,7 +98,7 @@ def test_a_failed_run_that_is_retried_makes_what_was_missing(
     wait_for(run, "Completed")
     (done,) = [name for name, state in states if state == "Completed"]
     (cut,) = [name for name, state in states if state == "Failed"]
-    states = until(lambda: len(found := task_states(run)) == 6 and found, 60)
+    states = ended_states(run, 6)
     assert states[done, "Completed"] == states[done, "Cached"] == 1
     assert states[cut, "Failed"] == states[cut, "Completed"] == 1
     # The thought whose answer was refused had not landed; everything else was asked for once.
