@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from bench.outcome import finish
 from eval.benchmarks import load
 from models.budgets import Extension, LadderJob, LadderOutcome, LadderPlan
 from models.embedded import default_cache, embedded_model
@@ -72,12 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{engine}: {bar}" for engine, figure in figures.items() for bar in _missed(figure, time_too=not given.quick)
     ]
     _print(figures, budgets, count)
-    for bar in missed:
-        print(f"missed: {bar}", file=sys.stderr)
-    print(
-        json.dumps({"bench": "budgets", "budgets": budgets, "questions": count, "engines": figures, "missed": missed})
-    )
-    return 1 if given.check and missed else 0
+    return finish("budgets", missed, check=given.check, budgets=budgets, questions=count, engines=figures)
 
 
 def measure(engine: EngineName, budgets: tuple[int, ...], count: int) -> dict[str, float]:

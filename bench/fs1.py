@@ -19,8 +19,6 @@ questions of each set. ``--keep`` leaves the home in a folder.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import os
 import resource
 import shutil
@@ -38,20 +36,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from bench.benchmark_files import DATA, FILES, named_cwq
+from bench.outcome import finish
 from store.home import Home
 from store.types import InputError, RunError
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 STUDY = Path(__file__).resolve().parents[1] / "deployments" / "studies" / "fs1.yaml"
 TRAIN = {"dataset": "exaqt", "split": "dev", "path": "exaqt/timequestions_dev.json.gz"}
-FILES = {
-    "cwq": ("test", "cwq/ComplexWebQuestions_test.json.gz"),
-    "exaqt": ("test", "exaqt/timequestions_test.json.gz"),
-    "grailqa": ("dev", "grailqa/grailqa_dev_full.jsonl.gz"),
-    "simpleqa": ("test", "simpleqa/simple_qa_test_set.csv.gz"),
-    "mintaka": ("dev", "mintaka/mintaka_dev.json.gz"),
-    "webqsp": ("test", "webqsp/WebQSP.test.jsonl.gz"),
-}
 TOKENIZER = "smollm2-135m"  # comes with factscale; the study's own has to be fetched
 RUNS = 168
 KIB_A_GIB = 1024**2  # ru_maxrss is in KiB
@@ -79,10 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     missed = missed_bars(figures)
     _print(figures)
-    for bar in missed:
-        print(f"missed: {bar}", file=sys.stderr)
-    print(json.dumps({"bench": "fs1", "limit": given.limit, **figures, "missed": missed}))
-    return 1 if given.check and missed else 0
+    return finish("fs1", missed, check=given.check, limit=given.limit, **figures)
 
 
 def run(home: Home, source: Home, data: Path, limit: int | None) -> Figures:
@@ -92,11 +80,10 @@ def run(home: Home, source: Home, data: Path, limit: int | None) -> Figures:
             raise InputError(f"the benchmark data is not here: no file {data / 'benchmarks' / file}; give it by --data")
     home.folder.mkdir(parents=True, exist_ok=True)
     os.environ["FACTSCALE_HOME"] = str(home.folder)
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     # Prefect reads its settings when it is imported.
     from flows.server import prefect_api, prepare_environment
 
-    prepare_environment(home)
+    prepare_environment(home, quiet=True)
     from bench import replay
     from flows.parameters import Study
     from kg.graphs import load_graph
@@ -151,7 +138,7 @@ def _parameters(home: Home, data: Path, limit: int | None) -> dict[str, Any]:
         {"dataset": name, "split": split, "path": str(folder / file), "limit": limit}
         for name, (split, file) in FILES.items()
     ]
-    sets[0]["path"] = str(_named_cwq(home, data))
+    sets[list(FILES).index("cwq")]["path"] = str(named_cwq(home.folder / "cwq", data))
     study["train"] = {**TRAIN, "path": str(folder / TRAIN["path"]), "limit": limit}
     study["retrieve"] |= {
         "datasets": sets, "tokenizer": TOKENIZER, "similarity": "lexical",
@@ -161,25 +148,6 @@ def _parameters(home: Home, data: Path, limit: int | None) -> dict[str, Any]:
     study["evaluate"] |= {"datasets": sets, "overlap": {"encoder": "off"}}
     study["fan_out"] = {"kind": "local"}  # the stand-in is in this process
     return study
-
-
-def _named_cwq(home: Home, data: Path) -> Path:
-    """The CWQ file with the names of its answers beside it, which the official file does not have for all."""
-    names: dict[str, str] = {}
-    with gzip.open(data / "linked" / "cwq_test.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for record in map(json.loads, lines):
-            if len(record.get("answer_mids", ())) == len(record["answers"]):
-                names |= zip(record["answer_mids"], record["answers"], strict=True)
-    folder = home.folder / "cwq"
-    folder.mkdir(exist_ok=True)
-    (folder / "names.tsv").write_text(
-        "".join(f"{mid}\t{' '.join(name.split())}\n" for mid, name in names.items()), encoding="utf-8"
-    )
-    source = data / "benchmarks" / FILES["cwq"][1]
-    link = folder / source.name
-    link.unlink(missing_ok=True)
-    link.symlink_to(source)
-    return link
 
 
 def _planned(study: Any, home: Home) -> Figures:

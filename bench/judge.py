@@ -29,6 +29,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.outcome import finish
 from store import queries
 from store.connection import Store
 from store.home import Home
@@ -58,10 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     missed = [f"{name}: {bar}" for name, some in figures.items() for bar in missed_bars(some)]
     _print(figures)
-    for bar in missed:
-        print(f"missed: {bar}", file=sys.stderr)
-    print(json.dumps({"bench": "judge", "quick": given.quick, "evaluations": figures, "missed": missed}))
-    return 1 if given.check and missed else 0
+    return finish("judge", missed, check=given.check, quick=given.quick, evaluations=figures)
 
 
 def run(*, quick: bool) -> dict[str, Figures]:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -40,6 +39,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.outcome import finish
 from store.home import HOME_VARIABLE, Home
 from store.types import RunError
 
@@ -73,10 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missed = missed_bars(units, gpus, quick=given.quick)
     _print("Units through Prefect", units)
     _print("Sleeping units on declared GPUs of a local Ray", gpus)
-    for bar in missed:
-        print(f"missed: {bar}", file=sys.stderr)
-    print(json.dumps({"bench": "orchestration", "quick": given.quick, "units": units, "gpus": gpus, "missed": missed}))
-    return 1 if given.check and missed else 0
+    return finish("orchestration", missed, check=given.check, quick=given.quick, units=units, gpus=gpus)
 
 
 def measure_units(folder: Path, environment: dict[str, str], *, quick: bool) -> list[Figures]:
@@ -156,14 +153,11 @@ def _server(folder: Path) -> Iterator[dict[str, str]]:
     os.environ.pop("PREFECT_API_URL", None)
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
     # Prefect reads its settings when it is imported.
-    from flows.server import prepare_environment, running_server
+    from flows.server import free_port, prepare_environment, running_server
 
     home = Home(folder / "server")
     prepare_environment(home)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with running_server(home, port, with_ui=False) as url:
+    with running_server(home, free_port(), with_ui=False) as url:
         yield {**os.environ, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
 
 

@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from flows.server import free_port
 
 USER, PASSWORD = "factscale", "g%h:ei/m@42"  # of characters that a URL has to write otherwise
 SHARED = "ducklake:postgres://{user}@127.0.0.1:{port}/{database}?data={data}"
@@ -88,7 +89,7 @@ def postgres_server(*, durable: bool = False) -> Iterator[Postgres]:
             "UTF8",
         ]
         subprocess.run([*_as_postgres(), *initdb, "--no-sync"], check=True, capture_output=True, cwd="/", timeout=120)
-        port = _free_port()
+        port = free_port()
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(port),
@@ -143,9 +144,3 @@ def _binary(name: str) -> str:
     if folder is None:
         raise FileNotFoundError("PostgreSQL is not installed")
     return str(folder / name)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -19,7 +19,6 @@ one JSON object as its last line. With ``--check`` a missed bar is named and the
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
@@ -36,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import shared_store_load as load
+from bench.outcome import finish
 from bench.postgres import PASSWORD, Postgres, missing, postgres_server
 from store.connection import Store
 from store.lake_schema import reference
@@ -76,10 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     _print(figures)
     missed = _missed(figures) if given.check else []
-    print(json.dumps({"bench": "shared_store", "quick": given.quick, **figures, "missed": missed}))
-    for bar in missed:
-        print(f"missed: {bar}", file=sys.stderr)
-    return 1 if missed else 0
+    return finish("shared_store", missed, check=given.check, quick=given.quick, **figures)
 
 
 def lake(server: Postgres, folder: Path, seconds: float) -> dict[str, Any]:

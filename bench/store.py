@@ -19,7 +19,6 @@ be tried; without it everything is removed. Needs the benchmark files (``--data`
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -35,6 +34,8 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from bench.benchmark_files import DATA, FILES
+from bench.outcome import finish
 from bench.store_rows import STUDY, Maker, Shape, groups, question_tables, runs_of, study_tables
 from eval.benchmarks import load
 from eval.explorer import render_list, render_question
@@ -42,18 +43,10 @@ from eval.explorer_views import Filters
 from eval.statistics import maj_at_k
 from store.connection import Store
 from store.scores import score_study
-from store.types import InputError, Question, RunError, Split
+from store.types import InputError, Question, RunError
 from tasks.exploring import Explorer
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "benchmarks"
-FILES: dict[str, tuple[str, Split]] = {
-    "webqsp": ("webqsp/WebQSP.test.jsonl.gz", "test"),
-    "grailqa": ("grailqa/grailqa_dev_full.jsonl.gz", "dev"),
-    "exaqt": ("exaqt/timequestions_test.json.gz", "test"),
-    "simpleqa": ("simpleqa/simple_qa_test_set.csv.gz", "test"),
-    "mintaka": ("mintaka/mintaka_dev.json.gz", "dev"),
-    "cwq": ("cwq/ComplexWebQuestions_test.json.gz", "test"),
-}
+BENCHMARKS = DATA / "benchmarks"
 SHAPE = Shape(samples=8, budgets=(512, 2048))
 QUESTIONS, QUICK_QUESTIONS = 633, 24  # a dataset: 168 runs of them make 1.7 million traces
 GROUP = 2048  # thoughts a landing, as of an engine that computes some hundreds of rows at a time
@@ -65,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.store", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_QUESTIONS} questions a dataset")
     parser.add_argument("--check", action="store_true", help="exit with status 1 where a bar is missed")
-    parser.add_argument("--data", type=Path, default=DATA, help="the folder of the benchmark files")
+    parser.add_argument("--data", type=Path, default=BENCHMARKS, help="the folder of the benchmark files")
     parser.add_argument("--keep", type=Path, help="leave the store in this folder")
     given = parser.parse_args(arguments)
     folder = given.keep or Path(tempfile.mkdtemp(prefix="factscale-store-"))
@@ -81,16 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     _print(figures)
     missed = _missed(figures) if given.check else []
-    print(json.dumps({"bench": "store", "quick": given.quick, **figures, "missed": missed}))
-    for bar in missed:
-        print(f"missed: {bar}", file=sys.stderr)
-    return 1 if missed else 0
+    return finish("store", missed, check=given.check, quick=given.quick, **figures)
 
 
 def chosen_questions(data: Path, count: int) -> dict[str, tuple[Question, ...]]:
     """The first ``count`` questions of each benchmark. Raises InputError where a file is missing."""
     names = {}
-    for dataset, (file, split) in FILES.items():
+    for dataset, (split, file) in FILES.items():
         if not (data / file).is_file():
             raise InputError(f"the benchmark data is not here: no file {data / file}; give its folder by --data")
         # The CWQ file gives some answers as ids alone; any name will do here.

@@ -103,9 +103,7 @@ def study_run(
 ) -> None:
     """Run a study. What landed before is not made again: start it again after any interruption."""
     home = Home.current()
-    prepare_environment(home)
-    if not verbose:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    prepare_environment(home, quiet=not verbose)
     from flows.limits import limited
     from flows.parameters import load_study
 

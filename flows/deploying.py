@@ -17,18 +17,19 @@ from typing import NamedTuple
 from uuid import UUID
 
 from prefect.automations import AutomationCore, EventTrigger
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import Posture
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from flows.nightly_events import regression_trigger
 from flows.parameters import REPOSITORY
-from flows.server import FLOWS, HEARTBEAT_SECONDS
+from flows.server import FLOWS, HEARTBEAT_SECONDS, configured_client
+from flows.worker_queues import ensure_queue
 from store.types import InputError, RunError
 
 DEPLOYMENTS = Path("deployments") / "prefect.yaml"
@@ -39,6 +40,7 @@ PENDING_SECONDS = 600
 CRASHES, REGRESSIONS = "factscale: mark silent runs as crashed", "factscale: tell of a regression"
 LOST = "factscale: mark runs that were handed out and never began as crashed"
 _PENDING = {f"prefect.flow-run.{name}" for name in ("Pending", "Submitting", "InfrastructurePending")}
+_NO_SERVER = "set it to the address of your Prefect server, or use `factscale ui`, which starts one"
 _TOLD = (
     "Accuracy changed by {{ event.payload.effect }} (interval {{ event.payload.low }} to {{ event.payload.high }}) on "
     "{{ event.payload.questions }} questions; a loss beyond {{ event.payload.margin }} counts. Report: {{ event.payload.report }}"
@@ -70,7 +72,7 @@ def deploy(notify: str | None = None, nightly: bool | None = None) -> list[Made]
     ``notify`` names the block (type/name) that is told of a regression; ``nightly`` switches the schedule on or off, None
     leaves it. Raises InputError for a block or a server that is not there, RunError where Prefect refuses something.
     """
-    with _client() as client:
+    with configured_client(_NO_SERVER) as client:
         told = None if notify is None else _block(client, notify)
         done = [*_pools(client), *_queues(client)]
         with _kept_switches(client, nightly):
@@ -144,30 +146,6 @@ def _regressions(block: UUID) -> AutomationCore:
     )
 
 
-@contextmanager
-def _client() -> Iterator[SyncPrefectClient]:
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-    if not url:
-        raise InputError(
-            "PREFECT_API_URL is not set: set it to the address of your Prefect server, or use `factscale ui`, which starts one"
-        )
-    with get_client(sync_client=True) as client:
-        wrong = client.api_healthcheck()
-        if wrong is not None:
-            raise InputError(
-                f"PREFECT_API_URL: no Prefect server answers at {url} ({wrong}): start it, or name another"
-            )
-        try:
-            client.read_work_pools(limit=1)
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != 401:
-                raise
-            raise InputError(f"PREFECT_API_AUTH_STRING: the server at {url} asks for another user:password") from None
-        yield client
-
-
 def _pools(client: SyncPrefectClient) -> Iterator[Made]:
     there = {pool.name for pool in client.read_work_pools()}
     for name, description in POOLS.items():
@@ -181,13 +159,8 @@ def _pools(client: SyncPrefectClient) -> Iterator[Made]:
 def _queues(client: SyncPrefectClient) -> Iterator[Made]:
     for pool, queues in QUEUES.items():
         for name, limit in queues.items():
-            state = "kept"
-            try:
-                client.read_work_queue_by_name(name, work_pool_name=pool)
-            except ObjectNotFound:
-                client.create_work_queue(name, work_pool_name=pool, concurrency_limit=limit)
-                state = "made"
-            yield Made("work queue", f"{pool}/{name}", state)
+            made = ensure_queue(client, pool, name, limit)
+            yield Made("work queue", f"{pool}/{name}", "made" if made else "kept")
 
 
 def _deployments() -> list[Made]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,9 +65,7 @@ def nightly_run(
 ) -> None:
     """Evaluate what is new or changed, and compare. Exit code 1 where a run got worse beyond the margin."""
     home = Home.current()
-    prepare_environment(home)
-    if not verbose:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    prepare_environment(home, quiet=not verbose)
     from flows.limits import limited
     from flows.nightly import DEFAULT_STUDY, Nightly, study_of
 
@@ -93,13 +90,10 @@ def nightly_run(
 
 def _run(parameters: Any, home: Home, limit: int | None) -> None:
     from flows.nightly import nightly
-    from flows.server import prefect_api
-    from flows.terminal import showing
-    from tasks.progress import listening
+    from flows.terminal import running_here
 
-    with prefect_api(home) as url, showing(console) as listener, listening(listener):
+    with running_here(home, console):
         told = nightly(parameters, limit=limit)
-        console.print(f"Prefect API: {url}", style="dim", soft_wrap=True)
     console.print(told, soft_wrap=True)
 
 

@@ -20,11 +20,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.processes import mark_abandoned
 from models.training_process import die_with_parent
 from store.home import Home
 from store.types import InputError, RunError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 FLOWS = ("retrieve", "distill", "finetune", "evaluate", "report", "study", "nightly", "plan", "unit")
 """The names of all flows; a test holds them against the deployments."""
@@ -55,14 +59,15 @@ SERVER_SETTINGS = {
 _PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
 
 
-def prepare_environment(home: Home) -> None:
-    """Settings that Prefect reads when it is imported; what the user has set stays."""
+def prepare_environment(home: Home, *, quiet: bool = False) -> None:
+    """Settings that Prefect reads when it is imported; what the user has set stays. ``quiet``: its log goes to its API alone."""
     defaults = {
         "PREFECT_HOME": str(home.folder / "prefect"),
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT_SECONDS,
         **SERVER_SETTINGS,
+        **({"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"} if quiet else {}),
     }
     try:
         home.folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +101,7 @@ def prefect_api(home: Home) -> Iterator[str]:
         yield configured
         return
     with ExitStack() as stack:
-        url = stack.enter_context(running_server(home, _free_port(), with_ui=False))
+        url = stack.enter_context(running_server(home, free_port(), with_ui=False))
         stack.enter_context(temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: password()}))
         os.environ["PREFECT_API_URL"] = url
         try:
@@ -105,6 +110,34 @@ def prefect_api(home: Home) -> Iterator[str]:
         finally:
             _drain()
             del os.environ["PREFECT_API_URL"]
+
+
+@contextmanager
+def configured_client(mend: str) -> Iterator[SyncPrefectClient]:
+    """A client of the server that PREFECT_API_URL names; ``mend`` says what to do where it names none.
+
+    Raises InputError where none is named, none answers, or it asks for another password.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise InputError(f"PREFECT_API_URL is not set: {mend}")
+    with get_client(sync_client=True) as client:
+        wrong = client.api_healthcheck()
+        if wrong is not None:
+            raise InputError(
+                f"PREFECT_API_URL: no Prefect server answers at {url} ({wrong}): start it, or name another"
+            )
+        try:
+            client.read_work_pools(limit=1)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 401:
+                raise
+            raise InputError(f"PREFECT_API_AUTH_STRING: the server at {url} asks for another user:password") from None
+        yield client
 
 
 @contextmanager
@@ -186,7 +219,8 @@ def _drain() -> None:
     EventsWorker.drain_all(timeout=_DRAIN_SECONDS)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

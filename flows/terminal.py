@@ -43,18 +43,25 @@ def run_in_terminal(study: Study, home: Home, only: str | None, console: Console
     check(study, home, only)
     if only not in ("retrieve", "report"):
         check_place(study)
-    signal.signal(signal.SIGINT, _interrupted)
     console.print(f"Study [bold]{study.name}[/bold] in {home.folder}", soft_wrap=True)
-    with prefect_api(home) as url, showing(console) as listener, listening(listener):
+    with running_here(home, console):
         check_keys(study, home, only)
         result = _stages()[only or "study"](study)
-        console.print(f"Prefect API: {url}", style="dim", soft_wrap=True)
     if only in (None, "report"):
         _print_results(study, home, console)
         console.print(f"Report: [bold]{result}[/bold]", soft_wrap=True)
     if only == "retrieve":
         console.print(f"Retrieval: [bold]{retrieval_page(study.name, home)}[/bold]", soft_wrap=True)
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
+
+
+@contextmanager
+def running_here(home: Home, console: Console) -> Iterator[None]:
+    """A Prefect API for a flow that is called inside, whose progress is shown; Ctrl-C leaves at once."""
+    signal.signal(signal.SIGINT, _interrupted)
+    with prefect_api(home) as url, showing(console) as listener, listening(listener):
+        yield
+        console.print(f"Prefect API: {url}", style="dim", soft_wrap=True)
 
 
 def _interrupted(_signal: int, _frame: object) -> None:

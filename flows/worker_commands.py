@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 from flows.printing import console
-from flows.server import prepare_environment
+from flows.server import configured_client, prepare_environment
 from flows.workers import Slot, Worker, cpu_slots, found_gpus, gpu_slots, started
 from store.home import Home
 from store.types import InputError, RunError
@@ -61,28 +61,12 @@ def workers(
 
 def check_server(pool: str, queues: set[str]) -> None:
     """Whether there is a server with the pool; makes the queues. Raises InputError that says what is missing."""
-    import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
     from flows.worker_queues import ONE_GPU, ensure_queue
 
-    url = PREFECT_API_URL.value()
-    if not url:
-        raise InputError(
-            "PREFECT_API_URL is not set: workers need the address of a server, for example http://127.0.0.1:4200/api of "
-            "`factscale ui`"
-        )
-    try:
-        with get_client(sync_client=True) as client:
-            for queue in sorted({ONE_GPU, *queues}):
-                ensure_queue(client, pool, queue)
-    except httpx.HTTPStatusError as error:
-        raise InputError(f"PREFECT_API_URL: the server at {url} refuses: {error}") from None
-    except httpx.HTTPError as error:
-        raise InputError(
-            f"PREFECT_API_URL: no Prefect server answers at {url} ({error}): start it, or name another"
-        ) from None
+    mend = "workers need the address of a server, for example http://127.0.0.1:4200/api of `factscale ui`"
+    with configured_client(mend) as client:
+        for queue in sorted({ONE_GPU, *queues}):
+            ensure_queue(client, pool, queue)
 
 
 def _watch(running: Mapping[Slot, Worker]) -> None:

@@ -24,16 +24,18 @@ def queue_for(gpus: float) -> str:
     return ONE_GPU if gpus <= 1 else f"gpus-{int(gpus)}"
 
 
-def ensure_queue(client: SyncPrefectClient, pool: str, queue: str) -> None:
-    """Make a queue of a pool unless it is there. Raises InputError where the server has no such pool."""
+def ensure_queue(client: SyncPrefectClient, pool: str, queue: str, limit: int | None = None) -> bool:
+    """Make a queue of a pool, which gives out at most ``limit`` runs at a time, unless it is there; returns whether it was
+    made. Raises InputError where the server has no such pool."""
     try:
-        client.create_work_queue(name=queue, work_pool_name=pool)
+        client.create_work_queue(name=queue, work_pool_name=pool, concurrency_limit=limit)
     except ObjectAlreadyExists:
-        pass
+        return False
     except ObjectNotFound:
         raise InputError(
             f"the server at {client.api_url} has no work pool {pool!r}: `factscale deploy` makes it, or name another with --pool"
         ) from None
+    return True
 
 
 def check_queues(

@@ -13,16 +13,14 @@ import duckdb
 import pyarrow as pa
 
 from store.connection import Store
+from store.file import KEYLESS, UNINDEXED
 from store.lake_schema import reference
 from store.sql import literal
 from store.types import InputError
 
 _ROWS = 20_000  # read and landed at a time: of the longest texts some tens of megabytes
-_TEXTS = ("thought_texts", "trace_texts")  # first: a thought that is there is not asked for its text again
 _LAST = ("studies", "units")
 _OF_ONE_STORE = ("schema_migrations",)
-# Scores have no key: those of a run are copied with its row in `scored`, or not at all.
-_SCORES = ("question_scores", "length_scores")
 
 
 class Copied(NamedTuple):
@@ -63,8 +61,10 @@ def identity(store: Store) -> str:
 
 
 def _order() -> list[str]:
-    tables = [table for table in reference().tables if table not in (*_OF_ONE_STORE, *_SCORES, *_TEXTS, *_LAST)]
-    return [*_TEXTS, *sorted(tables), *_LAST]
+    # Texts first: a thought that is there is not asked for its text again. What has no key are scores: those of a run are
+    # copied with its row in `scored`, or not at all.
+    tables = [table for table in reference().tables if table not in (*_OF_ONE_STORE, *KEYLESS, *UNINDEXED, *_LAST)]
+    return [*UNINDEXED, *sorted(tables), *_LAST]
 
 
 def _copy_table(db: duckdb.DuckDBPyConnection, target: Store, table: str) -> Copied:
@@ -86,7 +86,7 @@ def _copy_scores(db: duckdb.DuckDBPyConnection, target: Store) -> Copied:
         if key in there:
             continue
         with target.transaction() as landing:
-            for table in _SCORES:
+            for table in KEYLESS:
                 part = db.execute(f"SELECT * FROM {table} WHERE score_key = ?", [key]).to_arrow_table()  # noqa: S608
                 landing.execute(f"DELETE FROM {table} WHERE score_key = {literal(key)}")  # noqa: S608 - our own names
                 target.insert(landing, table, part)

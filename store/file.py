@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from store.migrations import migrate, pending
-from store.sql import closing, literal, name
+from store.sql import closing, literal, name, quiet
 from store.types import InputError, RunError
 
 # Rows that DuckDB stores together. The file is closed after each landing, and closing writes the last, unfilled group anew:
@@ -25,7 +25,7 @@ _ROW_GROUP = 4096
 # Tables of long texts and their keys, which no index holds: at millions of rows it would cost more than the rows.
 UNINDEXED = {"thought_texts": "thought_id", "trace_texts": "trace_id"}
 # Tables that have no key at all: what stands in them is derived, and put there anew as a whole.
-_KEYLESS = ("question_scores", "length_scores")
+KEYLESS = ("question_scores", "length_scores")
 
 
 class _Opened:
@@ -137,7 +137,7 @@ class DuckDBFile:
                 pause = min(pause * 1.5, 0.25)
 
     def _attached(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-        db = duckdb.connect()
+        db = quiet(duckdb.connect())
         try:
             options = f"ROW_GROUP_SIZE {_ROW_GROUP}{', READ_ONLY' if read_only else ''}"
             db.execute(f"ATTACH {literal(str(self.path))} AS store ({options})")
@@ -145,9 +145,6 @@ class DuckDBFile:
             # An attached file does not say where to spill: without this it would be `.tmp` in the current folder.
             db.execute(f"SET temp_directory = {literal(str(self.path) + '.tmp')}")
             db.execute("SET TimeZone = 'UTC'")
-            db.execute(
-                "SET enable_progress_bar = false"
-            )  # in a process that looks interactive: it goes to standard output
         except BaseException:
             db.close()
             raise
@@ -187,7 +184,7 @@ def _insertion(table: str) -> str:
     into = f"INSERT INTO {name(table)} BY NAME"
     key = UNINDEXED.get(table)
     if key is None:
-        known = "" if table in _KEYLESS else " ON CONFLICT DO NOTHING"
+        known = "" if table in KEYLESS else " ON CONFLICT DO NOTHING"
         return f"{into} SELECT * FROM landing_rows{known}"  # noqa: S608
     # Keys of rows that land together begin alike: the range leaves most of the table unread.
     there = (

@@ -84,7 +84,7 @@ def submit(
     """Submit one unit, to the flow's own task runner or another ``runner``. Its cached state counts only if the unit stands in
     the store (or ``missing`` says otherwise)."""
     refresh = not store.has_unit(order.key) if missing is None else missing
-    chosen = task.with_options(refresh_cache=refresh, task_run_name=order.name.replace("{", "("))
+    chosen = task.with_options(refresh_cache=refresh, task_run_name=shown_name(order.name))
     _count()
     # Quoted, so that Prefect does not look for futures in tens of thousands of questions: a millisecond each.
     given = (quote(order), *map(quote, arguments))
@@ -92,6 +92,11 @@ def submit(
         return chosen.submit(*given)
     future: PrefectFuture[Any] = runner.submit(chosen, get_call_parameters(chosen.fn, given, {}))
     return future
+
+
+def shown_name(name: str) -> str:
+    """What the UI calls the task run of a unit of this name: Prefect takes braces for fields to fill in."""
+    return name.replace("{", "(")
 
 
 def run(task: Task[..., Any], *arguments: Any) -> Any:

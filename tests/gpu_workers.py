@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ def units_server(home: Home, *, whole: bool = False) -> Iterator[str]:
     """A server in the home, configured for this process and its children; ``whole``: with all that `factscale deploy` makes."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.server import prepare_environment, running_server
+    from flows.server import free_port, prepare_environment, running_server
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FACTSCALE_HOME", str(home.folder))
@@ -124,13 +123,6 @@ def until(holds: Callable[[], Any], seconds: float = 600) -> Any:
             return found
         time.sleep(0.2)
     raise AssertionError(f"not so within {seconds} s")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def task_states(client: SyncPrefectClient, run: FlowRun) -> dict[str, str]:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Self
 import urllib3
 from fault_server import reset
 
+from flows.server import free_port
 from models.embedded import default_cache, embedded_model
 
 SERVED = "smollm"
@@ -45,7 +46,7 @@ os.killpg(child.pid, 9)
 @functools.cache
 def vllm_url() -> str:
     """The address of a real vLLM server with the embedded model in float32, started by the first who asks."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(embedded_model(default_cache())), "--served-model-name", SERVED]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", str(CONTEXT)]
@@ -90,11 +91,6 @@ def _end(guard: subprocess.Popen[bytes], log: Path) -> None:
     guard.stdin.close()
     guard.wait()
     shutil.rmtree(log.parent, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Asked(NamedTuple):

@@ -17,7 +17,8 @@ from typing import ClassVar
 import prefect
 import pytest
 from composed import DOCKER
-from served_study import free_port
+
+from flows.server import free_port
 
 HEALTHY = DOCKER / "healthy.py"
 

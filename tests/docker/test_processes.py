@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 from composed import DOCKER, compose, environment
-from served_study import free_port
 
 from bench import postgres
+from flows.server import free_port
 
 pytestmark = [
     pytest.mark.slow,

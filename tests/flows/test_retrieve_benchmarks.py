@@ -5,8 +5,6 @@ About ten minutes on two cores. The data are public but not part of the reposito
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,20 +12,12 @@ from typing import Any
 
 import pytest
 
+from bench.benchmark_files import DATA, FILES, named_cwq
 from flows.orders import Orders
 from flows.parameters import Retrieve
 from store.home import Home
 from tasks.questions import question_key
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-FILES = {
-    "webqsp": ("test", "webqsp/WebQSP.test.jsonl.gz"),
-    "cwq": ("test", "cwq/ComplexWebQuestions_test.json.gz"),
-    "grailqa": ("dev", "grailqa/grailqa_dev_full.jsonl.gz"),
-    "exaqt": ("test", "exaqt/timequestions_test.json.gz"),
-    "simpleqa": ("test", "simpleqa/simple_qa_test_set.csv.gz"),
-    "mintaka": ("dev", "mintaka/mintaka_dev.json.gz"),
-}
 MOST_UNLABELLED = 0.005  # ids a printed line: the extract names all items, but not every property of a date or number
 
 _ID = re.compile(r"(?:(?<=, )|^)[PQ]\d+(?=, |$)", re.MULTILINE)  # where fs1 prints a subject, relation or object
@@ -38,20 +28,6 @@ pytestmark = [
     pytest.mark.timeout(3000),
     pytest.mark.skipif(not (DATA / "benchmarks").is_dir(), reason=f"no real data at {DATA}"),
 ]
-
-
-def named_cwq(folder: Path) -> Path:
-    """The CWQ file with the names of its answers beside it, which the official file does not have for all."""
-    names: dict[str, str] = {}
-    with gzip.open(DATA / "linked" / "cwq_test.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for record in map(json.loads, lines):
-            if len(record.get("answer_mids", ())) == len(record["answers"]):
-                names |= zip(record["answer_mids"], record["answers"], strict=True)
-    table = "".join(f"{mid}\t{' '.join(name.split())}\n" for mid, name in names.items())
-    (folder / "names.tsv").write_text(table, encoding="utf-8")
-    source = DATA / "benchmarks" / FILES["cwq"][1]
-    (folder / source.name).symlink_to(source)
-    return folder / source.name
 
 
 def parameters(folder: Path, limit: int | None = None) -> Retrieve:

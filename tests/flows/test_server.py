@@ -18,12 +18,12 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from served_study import alive, family, free_port
+from served_study import alive, family
 
 from flows.deploying import CRASHES, LOST, POOLS, QUEUES, REGRESSIONS, SCHEDULED, deploy, deployment_names
 from flows.processes import Process, give_back, mark_abandoned, this_process
 from flows.reconciling import compared
-from flows.server import FLOWS, SERVER_SETTINGS, prepare_environment, running_server
+from flows.server import FLOWS, SERVER_SETTINGS, free_port, prepare_environment, running_server
 from flows.ui import everything
 from store.connection import Unit
 from store.home import Home

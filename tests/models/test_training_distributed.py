@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from tiny_model import make_tiny
 
+from flows.server import free_port
 from models.finetune import Hyperparameters, ProcessOptions, TrainJob, TrainLog, TrainSpec, train
 from models.launching import join
 from models.training_text import Example
@@ -235,12 +235,6 @@ class TestMore:
         parent.wait()
         lines.close()
         assert_same(curve_of(spec, tmp_path / "resumed", two(gradient_checkpointing=True)), expected, within=1e-6)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def start(spec: TrainSpec, output: Path, options: ProcessOptions) -> tuple[subprocess.Popen[str], Any]:
