@@ -72,14 +72,10 @@ def study_key(
 def training_units(orders: Orders, parameters: Evaluate) -> list[str]:
     """Keys of the training sets that were made on the way to a study, and of the checks of its students on dev questions:
     those that have landed. None where it evaluates no student."""
-    if not _evaluates_students(parameters):
+    if not parameters.evaluate.asks_students:
         return []
     sets = _training_sets(orders, parameters).values()
     return sorted({*(unit for unit, _ in sets), *_checked(orders)})
-
-
-def _evaluates_students(parameters: Evaluate) -> bool:
-    return any(setting.trained for setting in parameters.evaluate.settings)
 
 
 def _checked(orders: Orders) -> set[str]:
@@ -155,7 +151,7 @@ def _student_rows(
 ) -> list[dict[str, str | bool | None]]:
     """The students that were trained on the way to this study, where it evaluates any."""
     dev = parameters.finetune.dev
-    if not _evaluates_students(parameters):
+    if not parameters.evaluate.asks_students:
         return []
     there = _checked(orders)
     rows: list[dict[str, str | bool | None]] = []
@@ -180,7 +176,7 @@ def _student_rows(
 
 def _training_set_rows(orders: Orders, parameters: Evaluate, key: str) -> list[dict[str, str]]:
     """The training sets that were made on the way to this study, where it evaluates any student."""
-    if not _evaluates_students(parameters):
+    if not parameters.evaluate.asks_students:
         return []
     return [
         {"study_key": key, "name": name, "training_set": training_set, "unit_key": unit}

@@ -67,21 +67,16 @@ def handing_out(orders: Orders) -> Iterator[HandOut]:
             return places[0]
 
         def hand_out(works: Sequence[Work]) -> list[Any]:
-            store = orders.store
-            if chosen.kind == "local":
-                return gather([submit(work.task, work.order, store, missing=work.missing) for work in works])
-            missing = {id(work) for work in works if _is_missing(orders, work)}
-            needs = {id(work): gpus_needed(work.order, chosen) for work in works if id(work) in missing}
-            elsewhere = {known: gpus for known, gpus in needs.items() if gpus > 0}
-            if elsewhere:
-                place().check(sorted(set(elsewhere.values())))
+            missing = [_is_missing(orders, work) for work in works]
+            needs = [
+                _gpus_elsewhere(work, chosen) if lacks else 0.0 for work, lacks in zip(works, missing, strict=True)
+            ]
+            if any(needs):
+                place().check(sorted({gpus for gpus in needs if gpus}))
             return gather(
                 [
-                    place().submit(work, elsewhere[id(work)])
-                    if id(work) in elsewhere
-                    # Cached, or a model that a server runs: there is nothing to be placed.
-                    else submit(work.task, work.order, store, missing=id(work) in missing)
-                    for work in works
+                    place().submit(work, gpus) if gpus else submit(work.task, work.order, orders.store, missing=lacks)
+                    for work, lacks, gpus in zip(works, missing, needs, strict=True)
                 ]
             )
 
@@ -167,6 +162,11 @@ def placed(order: GpuOrder, gpus: float) -> GpuOrder:
         "gpu_memory": round(run.gpu_memory * min(1.0, gpus), 4),
     }
     return order.model_copy(update={"run": run.model_copy(update=changed)})
+
+
+def _gpus_elsewhere(work: Work, chosen: FanOut) -> float:
+    """GPUs of another place that a missing unit is handed to; 0: it is made here, as is what a server runs."""
+    return 0.0 if chosen.kind == "local" else gpus_needed(work.order, chosen)
 
 
 def _is_missing(orders: Orders, work: Work) -> bool:

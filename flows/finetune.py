@@ -20,6 +20,7 @@ from flows.parameters import Finetune
 from flows.plan import publish_plan
 from flows.recorded import flow
 from flows.unit_names import check_work, student_work
+from store.connection import Store
 from store.home import Home
 from store.queries import student_rows
 from tasks.landing import submit
@@ -66,12 +67,16 @@ def _ask(orders: Orders, checks: Sequence[CheckOrder], hand_out: HandOut) -> Non
     hand_out([check_work(check) for check in checks])
     gather([submit(predictions, check.predictions, orders.store) for check in checks])
     there = orders.store.known("student_checks", "check_key", [check.predictions.key for check in checks])
-    new = [check for check in checks if check.predictions.key not in there and land_check(orders.store, *check[:5])]
+    new = [check for check in checks if check.predictions.key not in there and _land(orders.store, check)]
     students, bases = {check.student for check in new}, {check.base for check in new if check.student is None}
     for check in checks:
         # A card shows a student beside its base, so what is new of either belongs into it.
         if check.student is not None and (check.student in students or check.base in bases):
             write_card(orders.home, find_student(orders.store, check.student))
+
+
+def _land(store: Store, check: CheckOrder) -> bool:
+    return land_check(store, check.base, check.student, check.dataset, check.traces, check.predictions)
 
 
 def _choose(orders: Orders, parameters: Finetune) -> set[tuple[str, str, str]]:

@@ -159,7 +159,7 @@ def _landed(study: Study, home: Home) -> str | None:
 
 
 def _evaluate(study: Study, train: bool) -> str:
-    if train and any(setting.trained for setting in study.evaluate.settings):
+    if train and study.evaluate.asks_students:
         retrieve(study)
         distill(study)
         finetune(study)

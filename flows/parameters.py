@@ -570,6 +570,11 @@ class Evaluation(Frozen):
         return self
 
     @property
+    def asks_students(self) -> bool:
+        """Whether trained models are asked: else paths, teachers and training are left out."""
+        return any(setting.trained for setting in self.settings)
+
+    @property
     def longest(self) -> int:
         """Tokens of the one generation that serves every budget."""
         return self.max_thinking_tokens if self.budgets[-1] is None else self.budgets[-1]

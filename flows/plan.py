@@ -31,8 +31,8 @@ _TRAINING = (None, "study", "finetune")
 """Runs that train: of everything, and of the one stage."""
 
 
-def check(study: Study, home: Home, only: str | None = None) -> None:
-    """Everything that can be told wrong before the first unit of a run (or of one stage of it) begins.
+def check(study: Study, home: Home, only: str | None = None) -> Orders:
+    """Everything that can be told wrong before the first unit of a run (or of one stage of it) begins; gives the study's orders.
 
     Raises InputError, or RunError for a locked store.
     """
@@ -54,7 +54,7 @@ def check(study: Study, home: Home, only: str | None = None) -> None:
             )
     _check_servers(study, parts)
     _ = orders.retrieval
-    if parts and any(setting.trained for setting in study.evaluate.settings):
+    if parts and study.evaluate.asks_students:
         _check_tokenizer(study, orders)
         encoder_name(study.evaluate.overlap)
     if orders.source.url is not None:
@@ -68,11 +68,12 @@ def check(study: Study, home: Home, only: str | None = None) -> None:
         _check_dev_questions(study, dev.questions)
     if "finetune" in parts and _trains(study, only):
         _check_training(study, orders, only)
+    return orders
 
 
 def _trains(study: Study, only: str | None) -> bool:
     """Whether students are trained: a study that evaluates none leaves that stage out."""
-    return only == "finetune" or any(setting.trained for setting in study.evaluate.settings)
+    return only == "finetune" or study.evaluate.asks_students
 
 
 def _check_training(study: Study, orders: Orders, only: str | None) -> None:

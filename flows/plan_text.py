@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from flows.orders import Orders
 from flows.parameters import Study
 from flows.plan_models import ModelPlan, Totals, by_model, totals
 from flows.plan_units import Planned, Planner
@@ -29,8 +28,7 @@ def make_plan(
     """The plan of a study, or of one stage of it; nothing is fetched, asked or spent. Raises what checking a study raises."""
     from flows.plan import check
 
-    check(study, home, only)
-    orders = Orders(study, home)
+    orders = check(study, home, only)
     units = list(Planner(study, orders).units(None if only == "study" else only))
     models = by_model(study, orders, units, gpu_price)
     return Plan(study.name, units, models, totals(study, units, models, gpus or 1))

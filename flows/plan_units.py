@@ -69,7 +69,7 @@ class Planner:
     def __init__(self, study: Study, orders: Orders) -> None:
         self._study, self._orders = study, orders
         self._lengths: Lengths = known_lengths(orders.store)
-        self._trains = any(setting.trained for setting in study.evaluate.settings)
+        self._trains = study.evaluate.asks_students
 
     def units(self, only: str | None = None) -> Iterator[Planned]:
         """Retrieval is one unit here. Raises what the orders raise."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,11 +55,15 @@ def compared(home: Home, latest: int, *, own_server: bool) -> Compared:
     with _api(home) as (client, url):
         runs = _known_runs(home.store, latest)
         there = {str(run.id): run for run in _flow_runs(client, [run["flow_run_id"] for run in runs])}
+        shown = [run for run in runs if run["flow_run_id"] in there]
+        landed = _landed(home.store, [run["flow_run_id"] for run in shown])
         differences = [
-            d for run in runs if run["flow_run_id"] in there for d in _of_run(client, home.store, run, there)
+            d
+            for run in shown
+            for d in _of_run(client, home.store, run, there[run["flow_run_id"]].name, landed[run["flow_run_id"]])
         ]
         differences += _stuck(client)
-    foreign = len(runs) - sum(run["flow_run_id"] in there for run in runs)
+    foreign = len(runs) - len(shown)
     others = f" {foreign} flow runs of the store are not on this server." if foreign else ""
     if differences:
         things = f"{len(differences)} thing{'s' * (len(differences) != 1)}"
@@ -90,12 +94,14 @@ def _known_runs(store: Store, latest: int) -> list[dict[str, Any]]:
 
 
 def _of_run(
-    client: SyncPrefectClient, store: Store, run: dict[str, Any], there: dict[str, Any]
+    client: SyncPrefectClient, store: Store, run: dict[str, Any], called: str, landed: Sequence[str]
 ) -> Iterator[Difference]:
+    """What differs of one flow run, which is ``called`` so and has ``landed`` units of these names."""
     from flows.recorded import count_task_runs
+    from tasks.landing import shown_name
 
-    identity, shown = run["flow_run_id"], there[run["flow_run_id"]]
-    name = f"{shown.name} ({identity[:8]})"
+    identity = run["flow_run_id"]
+    name = f"{called} ({identity[:8]})"
     recorded = count_task_runs(client, UUID(identity))
     if recorded < run["promised"]:
         yield Difference(
@@ -104,20 +110,15 @@ def _of_run(
             "the server dropped events: docs/deployments.md, Large studies",
         )
     completed = _completed(client, UUID(identity))
-    landed = store.query(
-        "SELECT name, count(*) AS n FROM units WHERE flow_run_id = ? GROUP BY 1 ORDER BY 1", [identity]
-    )
     for unit in landed:
-        title = unit["name"].replace("{", "(")
-        if not completed[title]:
+        if not completed[shown_name(unit)]:
             yield Difference(
                 name,
-                f"unit {unit['name']!r} is in the store, the UI does not show it as completed",
+                f"unit {unit!r} is in the store, the UI does not show it as completed",
                 "run it again: Cached",
             )
-    made_here = [title for title in completed if completed[title] and title not in {u["name"] for u in landed}]
-    unknown = set(made_here) - _unit_names(store, made_here)
-    for title in sorted(unknown):
+    others = completed.keys() - {shown_name(unit) for unit in landed}
+    for title in sorted(others - _unit_names(store, others)):
         yield Difference(
             name,
             f"the UI shows {title!r} as completed, the store has no such unit",
@@ -136,6 +137,17 @@ def _completed(client: SyncPrefectClient, run: UUID) -> Counter[str]:
         for task_run in every(client.read_task_runs, flow_run_filter=chosen)
         if task_run.state_type is StateType.COMPLETED and task_run.task_key.rpartition("-")[0] in _UNITS
     )
+
+
+def _landed(store: Store, runs: list[str]) -> defaultdict[str, list[str]]:
+    """The names of the units that each flow run has landed."""
+    rows = store.query_for(
+        runs, "SELECT DISTINCT flow_run_id, name FROM units SEMI JOIN wanted_ids ON wanted = flow_run_id ORDER BY ALL"
+    )
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        found[row["flow_run_id"]].append(row["name"])
+    return found
 
 
 def _unit_names(store: Store, titles: Iterable[str]) -> set[str]:
@@ -180,8 +192,8 @@ def _stuck(client: SyncPrefectClient) -> Iterator[Difference]:
 
 def _heard(client: SyncPrefectClient, runs: list[UUID], since: datetime) -> set[UUID]:
     """Those of the runs that any event has told of since."""
-    found: dict[UUID, bool] = defaultdict(bool)
-    for run in runs:
+
+    def is_heard(run: UUID) -> bool:
         asked = {
             "filter": {
                 "occurred": {"since": since.isoformat()},
@@ -190,5 +202,6 @@ def _heard(client: SyncPrefectClient, runs: list[UUID], since: datetime) -> set[
             },
             "limit": 1,
         }
-        found[run] = bool(client.request("POST", "/events/filter", json=asked).json()["events"])
-    return {run for run, heard in found.items() if heard}
+        return bool(client.request("POST", "/events/filter", json=asked).json()["events"])
+
+    return set(filter(is_heard, runs))

@@ -28,7 +28,7 @@ def study(parameters: Study, limit: Limit = None, dry_run: DryRun = False) -> st
         return publish_plan(parameters, None)
     check_place(parameters)  # now, and not where a stage first hands out a unit, after hours maybe
     warn_of_place(parameters)
-    if any(setting.trained for setting in parameters.evaluate.settings):
+    if parameters.evaluate.asks_students:
         check_trainings(Orders(parameters, Home.current()))
         retrieve(parameters)
         distill(parameters)
