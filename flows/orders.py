@@ -530,13 +530,14 @@ class Orders:
         model = self.model(alias, student)
         asked = self._asked(questions, setting)
         wanted = chosen.evaluate
+        sampling = wanted.sampling_of(model.format)
         if model.hosted:  # its thinking is out of our hands: it can be neither cut nor extended
             budgets: tuple[int, ...] = (0,)
-            thought = self._thought_spec(model, wanted.sampling, wanted.max_thinking_tokens)
+            thought = self._thought_spec(model, sampling, wanted.max_thinking_tokens)
         else:
             budgets = tuple(budget or 0 for budget in wanted.budgets)
             thought = self._thought_spec(
-                model, wanted.sampling, wanted.longest, extension=wanted.extension, extended_to=wanted.extended_to
+                model, sampling, wanted.longest, extension=wanted.extension, extended_to=wanted.extended_to
             )
         spec = _traces_spec(thought, model, asked, budgets, wanted)
         traces, reading = self._with_predictions(self.run_title(title), spec, model, asked)

@@ -19,6 +19,7 @@ from eval.overlap import OverlapOptions
 from models.budgets import Extension
 from models.engines.base import KEY_VARIABLE, plain_url
 from models.finetune import ADAPTER_FIELDS, Hyperparameters, Method, Precision, Scheduler, Tracker
+from models.formats import format_named
 from store.types import STUDY_SETTINGS, Frozen, InputError, JudgeQuestion, Question, Recipe, Sampling, Setting, Split
 from tasks.questions import load_questions
 from tasks.traces import Run
@@ -546,6 +547,10 @@ class Evaluation(Frozen):
         default=Sampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05),
         description="How models draw tokens; temperature 0: greedily",
     )
+    reasoning_sampling: Sampling | None = Field(
+        default=None,
+        description="How models that open a block of thinking (students, reasoning models) do; empty: as the others",
+    )
     judges: tuple[Judge, ...] = Field(
         default=(),
         description="Models that judge predictions beside the matcher; the first one's stand in the result table",
@@ -558,6 +563,8 @@ class Evaluation(Frozen):
     @model_validator(mode="after")
     def _greedy_is_sampled_once(self) -> Evaluation:
         _check_greedy(self.sampling, self.samples)
+        if self.reasoning_sampling is not None:
+            _check_greedy(self.reasoning_sampling, self.samples)
         names = [d.dataset for d in self.datasets]
         unique(tuple(names))
         unique(tuple(f"judge {judge.model} with question {judge.question}" for judge in self.judges))
@@ -568,6 +575,11 @@ class Evaluation(Frozen):
         if self.extension is not None and self.extended_to == 0:
             raise ValueError("extension: without a budget there is nothing to extend to; name one in budgets")
         return self
+
+    def sampling_of(self, form: str) -> Sampling:
+        """How a model draws tokens whose turns are laid out in the format ``form``."""
+        thinks = format_named(form).think_open != ""
+        return self.reasoning_sampling if thinks and self.reasoning_sampling is not None else self.sampling
 
     @property
     def asks_students(self) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 
 import mini_study
 import pytest
+import yaml
 
 from flows.evaluate import study_key
-from flows.orders import Orders, Waiting, student_name
+from flows.orders import STUDENT_FORMAT, Orders, Waiting, student_name
 from flows.parameters import Study
 from store.home import Home
 from store.types import Recipe, Setting
@@ -75,6 +76,25 @@ def test_students_of_mixes_are_called_by_their_mix(
 def test_only_the_training_sets_that_are_named_have_students(tmp_path: Path) -> None:
     made = orders(tmp_path, ["mix"], {"training_sets": ["both"]}, recipes=["rt", "fs1"], mixes=[BOTH])
     assert [tuple(name) for name in made.student_names()] == [("smollm2-135m", "both", "")]
+
+
+@pytest.mark.parametrize(("wanted", "thinking"), [({}, 0.7), ({"reasoning_sampling": {"temperature": 0.6}}, 0.6)])
+def test_models_that_think_in_a_block_may_be_sampled_in_a_way_of_their_own(
+    tmp_path: Path, wanted: dict[str, Any], thinking: float
+) -> None:
+    embedded: dict[str, Any] = {"source": "embedded", "context_length": 8192, "parameters": 134515008}
+    entries = [
+        {**embedded, "alias": "smollm2-135m", "format": "plain", "roles": ["teacher", "student"]},
+        {**embedded, "alias": "thinks", "format": "tags", "roles": ["baseline"]},
+    ]
+    registry = tmp_path / "models.yaml"
+    registry.write_text(yaml.safe_dump({"models": entries}), encoding="utf-8")
+    fields = {"settings": ["instruct"], "baselines": ["thinks"], "sampling": {"temperature": 0.7}, **wanted}
+    study = Study.model_validate(mini_study.mini(evaluate=fields) | {"registry": str(registry)})
+    made = Orders(study, Home(tmp_path))
+    drawn = [made.run(*name).traces.spec.thought.sampling.temperature for name in made.run_names()]
+    assert drawn == [0.7, thinking]
+    assert study.evaluate.sampling_of(STUDENT_FORMAT).temperature == thinking
 
 
 def test_how_students_are_trained_is_no_part_of_a_study(tmp_path: Path) -> None:
