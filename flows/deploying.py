@@ -225,9 +225,15 @@ def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> Made:
 def _block(client: SyncPrefectClient, named: str) -> UUID:
     kind, _, name = named.partition("/")
     try:
-        return client.read_block_document_by_name(name, block_type_slug=kind, include_secrets=False).id
+        block = client.read_block_document_by_name(name, block_type_slug=kind, include_secrets=False)
     except ObjectNotFound:
         raise InputError(
             f"--notify {named!r}: there is no such block; make it in the UI (Blocks, +), or name another as type/name, for "
             "example slack-webhook/nightly"
         ) from None
+    if block.block_schema is None or "notify" not in block.block_schema.capabilities:
+        raise InputError(
+            f"--notify {named!r}: a block of type {kind} tells nobody; name one that notifies, for example Slack Webhook, Custom "
+            "Webhook or Email"
+        )
+    return block.id

@@ -18,9 +18,11 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from served_study import alive, family
+from model_server import Answer, ModelServer
+from served_study import alive, family, until
 
 from flows.deploying import CRASHES, LOST, POOLS, QUEUES, REGRESSIONS, SCHEDULED, deploy, deployment_names
+from flows.nightly_events import emit_verdict
 from flows.processes import Process, give_back, mark_abandoned, this_process
 from flows.reconciling import compared
 from flows.server import FLOWS, SERVER_SETTINGS, free_port, prepare_environment, running_server
@@ -116,6 +118,13 @@ class TestServer:
         with pytest.raises(InputError, match="there is no such block"):
             deploy(notify="slack-webhook/nobody")
 
+    def test_a_block_that_tells_nobody_is_told(self, url: str) -> None:
+        from prefect.blocks.system import Secret
+
+        Secret(value="s3cret-too").save("no-webhook")
+        with pytest.raises(InputError, match="a block of type secret tells nobody; name one that notifies"):
+            deploy(notify="secret/no-webhook")
+
     @pytest.mark.slow
     def test_registered_twice_everything_is_there_once(self, url: str) -> None:
         from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -141,6 +150,25 @@ class TestServer:
             assert schedule.active, "registering anew has switched off what a person had switched on"
             automations = client.read_automations()
             assert sorted(one.name for one in automations) == sorted([CRASHES, LOST, REGRESSIONS])
+
+    @pytest.mark.slow
+    def test_a_regression_is_told_to_the_block_and_a_loss_within_the_margin_is_not(self, url: str) -> None:
+        from prefect.blocks.notifications import CustomWebhookNotificationBlock
+        from prefect.events.worker import EventsWorker
+
+        told = ModelServer(lambda _asked: Answer(json={}))
+        said = {"subject": "{{subject}}", "body": "{{body}}"}
+        CustomWebhookNotificationBlock(name="hears", url=told.url, json_data=said).save("hears", overwrite=True)
+        deploy(notify="custom-webhook/hears")
+        numbers = {"effect": -0.05, "low": -0.08, "high": -0.02, "questions": 400, "margin": 0.02}
+        for name, regression in (("lucky", False), ("mine", True)):
+            emit_verdict(name, "worse", {**numbers, "regression": regression}, "http://127.0.0.1:1/index.html")
+        EventsWorker.drain_all(timeout=20)
+        until(lambda: told.posts, 60)
+        (post,) = told.posts
+        assert post.body["subject"] == "factscale: study mine came out worse"
+        assert "changed by -0.05 (interval -0.08 to -0.02) on 400 questions; a loss beyond 0.02" in post.body["body"]
+        assert post.body["body"].endswith("Report: http://127.0.0.1:1/index.html")
 
     def test_a_run_of_a_dead_process_is_marked_and_others_are_left(self, url: str) -> None:
         from prefect import flow
