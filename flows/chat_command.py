@@ -201,7 +201,7 @@ def _base(manifest: StudentManifest, registry: Registry) -> ModelEntry:
 
 
 def _plan(choice: ModelChoice, budget: int, temperature: float | None, max_answer_tokens: int) -> LadderPlan:
-    from flows.parameters import Evaluation
+    from flows.evaluation_parameters import Evaluation
     from models.budgets import LadderPlan
 
     sampling = Evaluation().sampling

@@ -18,8 +18,9 @@ from typing import Any
 from prefect.futures import PrefectFuture
 
 from flows.artifacts import gather
+from flows.generation_parameters import FanOut
 from flows.orders import Orders, Waiting
-from flows.parameters import Distill, FanOut, Finetune
+from flows.parameters import Distill, Finetune
 from flows.unit_names import GpuOrder, Work
 from models.placement import gpus_for
 from store.types import InputError

@@ -22,7 +22,7 @@ from prefect.task_engine import run_task_sync
 from prefect.utilities.annotations import quote
 
 from flows.fan_out import Place, placed
-from flows.parameters import FanOut
+from flows.generation_parameters import FanOut
 from flows.unit_names import Work
 from store.home import HOME_VARIABLE, STORE_VARIABLE, Home
 from store.types import InputError, RunError

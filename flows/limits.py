@@ -6,7 +6,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
-from flows.parameters import Evaluate, Finetune, QuestionSet, Retrieve
+from flows.parameters import Evaluate, Finetune, Retrieve
+from flows.retrieval_parameters import QuestionSet
 
 P = TypeVar("P", bound=Retrieve)
 

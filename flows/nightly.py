@@ -31,7 +31,8 @@ from flows.limits import DryRun, Limit, limited
 from flows.nightly_events import emit_verdict
 from flows.nightly_text import failure, headline, page_text, run_table, unchanged
 from flows.orders import Waiting
-from flows.parameters import REPOSITORY, Alias, Study, load_study, unique
+from flows.parameter_types import Alias, unique
+from flows.parameters import REPOSITORY, Study, load_study
 from flows.plan import publish_plan
 from flows.recorded import flow
 from flows.report import landed_key, report, report_order

@@ -12,19 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from flows.parameters import (
-    Distill,
-    Distillation,
-    Evaluate,
-    Evaluation,
-    Finetune,
-    Judge,
-    Mix,
-    MixPart,
-    QuestionSet,
-    Retrieve,
-    Serving,
-)
+from flows.evaluation_parameters import Evaluation
+from flows.generation_parameters import Judge, Serving
+from flows.parameters import Distill, Evaluate, Finetune, Retrieve
+from flows.retrieval_parameters import QuestionSet
+from flows.training_parameters import Distillation, Mix, MixPart
 from kg.linking import LINKER_VERSION
 from kg.similarity import best_similarity
 from models.embedded import default_cache

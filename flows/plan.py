@@ -10,9 +10,11 @@ import shutil
 from typing import Any
 
 from flows.artifacts import markdown, table
+from flows.generation_parameters import Judge
 from flows.orders import STUDENT_FORMAT, Orders
-from flows.parameters import Judge, QuestionSet, Retrieve, Study
+from flows.parameters import Retrieve, Study
 from flows.plan_units import ready
+from flows.retrieval_parameters import QuestionSet
 from models.embedded import default_cache
 from models.example_lengths import reader_key
 from models.finetune import Hyperparameters, ProcessOptions, check_packages, check_wandb_key

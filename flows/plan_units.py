@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
+from flows.generation_parameters import Judge
 from flows.orders import STUDENT_FORMAT, CheckOrder, Orders, RunName, RunOrder, Waiting, student_name
-from flows.parameters import Judge, QuestionSet, Study
+from flows.parameters import Study
+from flows.retrieval_parameters import QuestionSet
 from models.embedded import default_cache
 from models.finetune import Hyperparameters
 from models.prompts import judge_again, judge_prompt

@@ -14,7 +14,8 @@ from prefect import Task
 from pydantic import Field, ValidationError, model_validator
 
 from flows.orders import CheckOrder, Orders, RunName, StudentName
-from flows.parameters import Evaluate, Finetune, QuestionSet, Retrieve, Study
+from flows.parameters import Evaluate, Finetune, Retrieve, Study
+from flows.retrieval_parameters import QuestionSet
 from store.types import Frozen, InputError, Question, Recipe, Setting
 from tasks.students import StudentOrder, student, student_missing
 from tasks.traces import TracesOrder, traces

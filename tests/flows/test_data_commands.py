@@ -22,8 +22,9 @@ from made_benchmarks import array, cwq_record, mintaka_record, write
 from eval.benchmarks.registry import REGISTRY
 from flows.cli import _run
 from flows.data_commands import data_app
-from flows.parameters import QuestionSet, load_study
+from flows.parameters import load_study
 from flows.plan import check
+from flows.retrieval_parameters import QuestionSet
 from store.home import Home
 from store.types import InputError
 

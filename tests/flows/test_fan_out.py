@@ -13,8 +13,9 @@ from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.fan_out import check_place, check_trainings, gpus_needed, placed
 from flows.finetune import finetune
+from flows.generation_parameters import FanOut
 from flows.orders import Orders
-from flows.parameters import DEFAULT_REGISTRY, FanOut, Study
+from flows.parameters import DEFAULT_REGISTRY, Study
 from flows.study import study
 from flows.worker_queues import queue_for
 from flows.workers import found_gpus, gpu_slots

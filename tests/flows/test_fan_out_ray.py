@@ -47,7 +47,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def test_a_cluster_is_told_of_the_store_without_a_password(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.fan_out_ray import _variables
-    from flows.parameters import FanOut
+    from flows.generation_parameters import FanOut
 
     monkeypatch.setenv("FACTSCALE_STORE", "ducklake:postgres://ada:secret@h/d?data=/shared/lake")
     told = _variables(FanOut(kind="ray", address="auto"))

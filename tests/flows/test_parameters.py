@@ -8,19 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flows.parameters import (
-    DEFAULT_REGISTRY,
-    STUDIES,
-    DevCheck,
-    Mix,
-    MixPart,
-    Study,
-    TrainingRun,
-    Tuning,
-    Variant,
-    load_study,
-    reporting,
-)
+from flows.parameters import DEFAULT_REGISTRY, STUDIES, Study, load_study, reporting
+from flows.training_parameters import DevCheck, Mix, MixPart, TrainingRun, Tuning, Variant
 from models.finetune import Hyperparameters
 from models.registry import load_registry
 from store.types import InputError, Setting
