@@ -136,16 +136,20 @@ class Orders:
         self.registry = load_registry(parameters.registry_path)
         self._made: dict[tuple[str, ...], Any] = {}
 
+    def questions(self, chosen: QuestionSet) -> tuple[Question, ...]:
+        """The questions of a set; errors as of ``QuestionSet.load``."""
+        return chosen.load()
+
     @cached_property
     def train_questions(self) -> tuple[Question, ...]:
         """The questions that teachers answer."""
-        return _questions(self.parameters.train)
+        return self.questions(self.parameters.train)
 
     @cached_property
     def searched_questions(self) -> tuple[Question, ...]:
         """The questions whose paths are searched: those that teachers answer, then the sets named for analysis alone."""
         sets = (self.parameters.train, *self.parameters.retrieve.datasets)
-        return tuple({question_key(q): q for chosen in sets for q in _questions(chosen)}.values())
+        return tuple({question_key(q): q for chosen in sets for q in self.questions(chosen)}.values())
 
     @cached_property
     def searched_keys(self) -> tuple[str, ...]:
@@ -159,7 +163,7 @@ class Orders:
         if chosen.is_url:
             graph, url, snapshot = "", chosen.endpoint, f"{chosen.endpoint}#{chosen.snapshot}"
         else:
-            graph, url, snapshot = chosen.endpoint, None, snapshot_named(chosen.endpoint, self.home)
+            graph, url, snapshot = chosen.endpoint, None, self._snapshot(chosen.endpoint)
         return Source(
             graph=graph,
             url=url,
@@ -169,12 +173,18 @@ class Orders:
             rate=chosen.requests_per_second,
         )
 
+    def _snapshot(self, graph: str) -> str:
+        return snapshot_named(graph, self.home)
+
+    def _mids(self, table: Path) -> str:
+        return mapping_hash(table)
+
     @cached_property
     def linking(self) -> LinkingSpec:
         """How entities are found where a dataset does not give them."""
         chosen = self.parameters.retrieve
         labels = ("lookup" if chosen.is_url else "index") if chosen.link_labels == "auto" else chosen.link_labels
-        mids = mapping_hash(Path(chosen.mid_map)) if chosen.mid_map else "endpoint"
+        mids = self._mids(Path(chosen.mid_map)) if chosen.mid_map else "endpoint"
         return LinkingSpec(snapshot=self.source.snapshot, mids=mids, labels=labels, linker=LINKER_VERSION)
 
     @cached_property
@@ -428,7 +438,7 @@ class Orders:
         if dev is None:
             raise InputError("finetune.dev: the study names no dev questions")
         student = None if variant is None else self.student(alias, training_set, variant).key
-        questions = self._held_out(training_set) if dev.questions is None else _questions(dev.questions)
+        questions = self._held_out(training_set) if dev.questions is None else self.questions(dev.questions)
         model = self.model(alias, student)
         asked = [Asked(q, question_prompt(q, Setting.INSTRUCT)) for q in questions]
         spec = TracesSpec(
@@ -549,7 +559,7 @@ class Orders:
     def _asked(self, questions: QuestionSet, setting: Setting) -> list[Asked]:
         """The prompts of a setting, which all models share: tens of thousands of them are made once, not for each run."""
         key = ("asked", questions.model_dump_json(), setting.value)
-        return self._once(key, lambda: [Asked(q, question_prompt(q, setting)) for q in _questions(questions)])
+        return self._once(key, lambda: [Asked(q, question_prompt(q, setting)) for q in self.questions(questions)])
 
     def run_names(self) -> list[RunName]:
         """The matrix: every base in every setting, that is, untrained or each of its students; every baseline as it is; on
@@ -614,7 +624,7 @@ class Orders:
             overlap_order(
                 f"overlap of {questions.dataset}-{questions.split} with training",
                 self.train_questions,
-                _questions(questions),
+                self.questions(questions),
                 [traces.spec.prompt_set for traces in teachers],
                 chosen.evaluate.overlap,
             )
@@ -681,10 +691,6 @@ class Orders:
 def student_name(alias: str, training_set: str, variant: str) -> str:
     """What people call a student."""
     return " ".join(["student", alias, training_set, *([variant] if variant else [])])
-
-
-def _questions(chosen: QuestionSet) -> tuple[Question, ...]:
-    return chosen.load()
 
 
 def _traces_spec(

@@ -33,19 +33,24 @@ _TRAINING = (None, "study", "finetune")
 """Runs that train: of everything, and of the one stage."""
 
 
-def check(study: Study, home: Home, only: str | None = None) -> Orders:
-    """Everything that can be told wrong before the first unit of a run (or of one stage of it) begins; gives the study's orders.
+def check(study: Study, home: Home, only: str | None = None) -> None:
+    """Everything that can be told wrong before the first unit of a run (or of one stage of it) begins.
 
     Raises InputError, or RunError for a locked store.
     """
+    check_orders(study, Orders(study, home), only)
+
+
+def check_orders(study: Study, orders: Orders, only: str | None = None) -> None:
+    """The same by orders that are there."""
+    home = orders.home
     home.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home.folder).free
     if free < _LEAST_FREE_BYTES:
         raise InputError(
             f"the disk of {home.folder} has {free // 1024**2} MiB free: free some space, or set FACTSCALE_HOME to another disk"
         )
-    orders = Orders(study, home)
-    home.store.query("SELECT 1 FROM units LIMIT 1")
+    orders.store.query("SELECT 1 FROM units LIMIT 1")
     parts = _parts(study, only)
     for alias in _asked(study, parts):
         model_key(orders.registry.entry(alias), default_cache())
@@ -65,12 +70,11 @@ def check(study: Study, home: Home, only: str | None = None) -> Orders:
     named = (dev.questions,) if dev is not None and dev.questions is not None else ()
     asked = study.evaluate.datasets if "evaluate" in parts else ()
     for questions in (study.train, *study.retrieve.datasets, *named, *asked):
-        questions.load()
+        orders.questions(questions)
     if dev is not None and dev.questions is not None:
-        _check_dev_questions(study, dev.questions)
+        _check_dev_questions(study, orders, dev.questions)
     if "finetune" in parts and _trains(study, only):
         _check_training(study, orders, only)
-    return orders
 
 
 def _trains(study: Study, only: str | None) -> bool:
@@ -112,12 +116,12 @@ def _untrained(orders: Orders) -> bool:
     return any(one is None or student_missing(one, orders.home) for one in students)
 
 
-def _check_dev_questions(study: Study, questions: QuestionSet) -> None:
+def _check_dev_questions(study: Study, orders: Orders, questions: QuestionSet) -> None:
     """Dev questions that students have learned, or are evaluated on, would tell nothing or flatter the results."""
-    dev = {question_key(question) for question in questions.load()}
+    dev = {question_key(question) for question in orders.questions(questions)}
     others = [("train", study.train), *(("evaluate.datasets", one) for one in study.evaluate.datasets)]
     for field, other in others:
-        shared = len(dev & {question_key(question) for question in other.load()})
+        shared = len(dev & {question_key(question) for question in orders.questions(other)})
         if shared:
             raise InputError(
                 f"finetune.dev.questions: {shared} of its {len(dev)} questions are in {field} "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 from flows.parameters import Study
+from flows.plan_absent import Absent, PlanningOrders
 from flows.plan_models import ModelPlan, Totals, by_model, totals
 from flows.plan_units import Planned, Planner
 from flows.printing import Shape, console, print_rows
@@ -14,24 +16,29 @@ Row = dict[str, Any]
 
 
 class Plan(NamedTuple):
-    """The units of a study, its models, and the sums."""
+    """The units of a study, its models, the sums, and what a run needs that is not here yet."""
 
     study: str
     units: list[Planned]
     models: list[ModelPlan]
     totals: Totals
+    absent: tuple[Absent, ...] = ()
 
 
 def make_plan(
     study: Study, home: Home, only: str | None = None, gpu_price: float | None = None, gpus: int | None = None
 ) -> Plan:
-    """The plan of a study, or of one stage of it; nothing is fetched, asked or spent. Raises what checking a study raises."""
-    from flows.plan import check
+    """The plan of a study, or of one stage of it; nothing is fetched, asked or spent.
 
-    orders = check(study, home, only)
+    Data that is not here yet is stood in for, see ``plan_absent``. Raises what checking a study raises else.
+    """
+    from flows.plan import check_orders
+
+    orders = PlanningOrders(study, home)
+    check_orders(study, orders, only)
     units = list(Planner(study, orders).units(None if only == "study" else only))
     models = by_model(study, orders, units, gpu_price)
-    return Plan(study.name, units, models, totals(study, units, models, gpus or 1))
+    return Plan(study.name, units, models, totals(study, units, models, gpus or 1), orders.absent)
 
 
 def unit_rows(units: list[Planned]) -> list[Row]:
@@ -75,22 +82,21 @@ def model_rows(models: list[ModelPlan]) -> list[Row]:
 
 
 def shown_models(models: list[ModelPlan]) -> list[Row]:
-    """The same for people: rounded, without columns that are empty throughout."""
-    hours = "GPU hours" if any(one.device == "cuda" for one in models) else "hours here"
+    """The same for people: rounded, short, without columns that are empty throughout."""
+    hours = "GPU h" if any(one.device == "cuda" for one in models) else "hours here"
     rows = [
         {
             "model": one.model,
             "role": one.role,
-            "to do": f"{one.to_do} of {one.units}",
-            "tokens at most": one.tokens,
-            "expected": "?" if one.expected is None and one.to_do else f"{one.expected or 0:,}",
-            "tokens/s": _speed(one),
-            "speed is": f"measured ({one.measured})" if one.source == "measured" else one.source.upper(),
+            "to do": f"{one.to_do}/{one.units}",
+            "at most": _rounded(one.tokens),
+            "expected": "?" if one.expected is None and one.to_do else _rounded(one.expected or 0),
+            "a second": _speed(one),
             "GPUs": f"{one.gpus:g}" if one.gpus else "-",
-            hours: f"{one.hours:,.2f}",
-            "API $": "-" if one.api is None else f"{one.api:,.2f}",
-            "GPU $": "-" if one.rent is None else f"{one.rent:,.2f}",
-            "weights": one.weights,
+            hours: _two_digits(one.hours),
+            "API $": "-" if one.api is None else _two_digits(one.api),
+            "GPU $": "-" if one.rent is None else _two_digits(one.rent),
+            "to fetch": _to_fetch(one.weights),
         }
         for one in models
     ]
@@ -98,11 +104,32 @@ def shown_models(models: list[ModelPlan]) -> list[Row]:
     return [{name: value for name, value in row.items() if name not in empty} for row in rows]
 
 
+def _two_digits(number: float) -> str:
+    """Without digits behind the point where there are enough before it."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.2f}"
+
+
+def _to_fetch(weights: str) -> str:
+    """The size of weights that are not downloaded yet; nothing of those that are here or run elsewhere."""
+    _, found, size = weights.partition("not downloaded yet")
+    return (size.strip(" ()").removeprefix("about ") or "yes") if found else "-"
+
+
+def _rounded(tokens: int) -> str:
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if tokens >= 10 * size or (letter == "k" and tokens >= size):
+            return f"{tokens / size:,.0f} {letter}" if tokens >= 100 * size else f"{tokens / size:,.1f} {letter}"
+    return str(tokens)
+
+
 def _speed(one: ModelPlan) -> str:
+    """Tokens or calls a second, and how that is known: by so many measured units, or estimated."""
     if one.rate is None:
         return "-"
     number = f"{one.rate:,.0f}" if one.rate >= 10 else f"{one.rate:.2f}"
-    return f"{number} calls" if one.work == "judge" and one.source == "measured" else number
+    if one.source != "measured":
+        return f"~{number}"
+    return f"{number}{' calls' if one.work == 'judge' else ''} ({one.measured})"
 
 
 def summary_lines(plan: Plan) -> list[str]:
@@ -125,7 +152,7 @@ def summary_lines(plan: Plan) -> list[str]:
     if found.estimated:
         busy = sum(one.to_do > 0 for one in models)
         lines.append(
-            f"ESTIMATED, not measured: the speed of {found.estimated} of {busy} rows above, by rules of thumb "
+            f"ESTIMATED (~), not measured: the speed of {found.estimated} of {busy} rows above, by rules of thumb "
             "that can be off by a factor of two or more. Run with --limit first: the store then knows the real ones."
         )
     if found.at_most:
@@ -134,7 +161,17 @@ def summary_lines(plan: Plan) -> list[str]:
         )
     if missing := sorted({one.model for one in models if one.to_do and one.weights.startswith("not downloaded")}):
         lines.append(f"NOT DOWNLOADED YET, and fetched when first needed (docs/models.md): {', '.join(missing)}.")
-    return lines
+    return lines + absent_lines(plan)
+
+
+def absent_lines(plan: Plan) -> list[str]:
+    """What a run of the study needs first, a line each."""
+    if not plan.absent:
+        return []
+    return [
+        "NOT HERE YET, so stood in for; a run needs it first:",
+        *(f"- {one.what}: {one.mend}" for one in plan.absent),
+    ]
 
 
 def _wall(found: Totals) -> str:
@@ -162,6 +199,8 @@ def print_plan(
     plan = make_plan(study, home, only, gpu_price, gpus)
     if shape is not Shape.TABLE:
         print_rows(model_rows(plan.models) if by == "model" else unit_rows(plan.units), shape)
+        for line in absent_lines(plan):
+            print(line, file=sys.stderr)
         return
     shown = [{name: value for name, value in row.items() if name != "prompt_tokens"} for row in unit_rows(plan.units)]
     print_rows(shown, shape, title=f"Plan of {study.name}: units")

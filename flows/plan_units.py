@@ -22,7 +22,7 @@ from models.finetune import Hyperparameters
 from models.prompts import judge_again, judge_prompt
 from models.registry import model_key
 from store.rates import Length, Lengths, distinct_predictions, known_lengths, training_means
-from store.types import Message
+from store.types import Message, Question
 from tasks.traces import TracesOrder, missing_rows
 from tasks.verdicts import REPLY_TOKENS, JudgeOrder, judge_name
 from tasks.weights import ModelChoice
@@ -161,7 +161,7 @@ class Planner:
             mine = [name for name in names if name.base == alias]
             bases = {name[: 1 if dev.questions else 2] for name in mine if dev.base}
             count = (
-                len(dev.questions.load())
+                self._count(dev.questions)
                 if dev.questions
                 else round(study.distill.held_out * len(orders.train_questions))
             )
@@ -199,10 +199,10 @@ class Planner:
 
     def _waiting_run(self, name: RunName) -> Planned:
         wanted, model = self._study.evaluate, self._orders.model(name.base)
-        thoughts = _count(name.questions) * wanted.samples
+        thoughts = self._count(name.questions) * wanted.samples
         rows, title = thoughts * len(wanted.budgets), self._orders.run_title(name)
         room = wanted.longest, wanted.max_answer_tokens
-        questions, student = _count(name.questions), name.setting.trained
+        questions, student = self._count(name.questions), name.setting.trained
         return self._waiting(title, "answers", "evaluate", model, thoughts, rows, *room, questions, student=student)
 
     def _traces(self, order: TracesOrder, work: Work, stage: str, *, student: bool = False) -> Planned:
@@ -263,7 +263,7 @@ class Planner:
         name = judge_name(model, key_of_base(model), judge.question, judge.examples)
         if order is not None and store.has_unit(order.key):
             return Planned(unit, "judge", stage, "done", 0, 0, 0, 0, _cost(model, 0, 0), model, judge=name)
-        traces, tries = sum(_count(questions) * each for questions, each in asked.items()), 1 + judge.retries
+        traces, tries = sum(self._count(questions) * each for questions, each in asked.items()), 1 + judge.retries
         likely = None if (share := distinct_predictions(store)) is None else round(traces * share)
         tokens = traces * tries * REPLY_TOKENS
         first = judge_prompt(("a gold answer",), "a prediction", judge.question, examples=judge.examples)
@@ -271,11 +271,16 @@ class Planner:
         prompt = (traces if likely is None else likely) * _tokens(first)
         cost = None
         if model.prices is not None:
-            shown = sum(_gold_tokens(judge, questions) * each for questions, each in asked.items())
+            shown = sum(
+                _gold_tokens(judge, self._orders.questions(questions)) * each for questions, each in asked.items()
+            )
             cost = _cost(model, (shown + traces * room) * tries + traces * again * judge.retries, tokens)
         expected = None if likely is None else likely * REPLY_TOKENS
         state: State = "waits" if order is None else "missing"
         return Planned(unit, "judge", stage, state, traces, tokens, expected, prompt, cost, model, judge=name)
+
+    def _count(self, questions: QuestionSet) -> int:
+        return len(self._orders.questions(questions))
 
     def _simple(self, unit: str, work: Work, stage: str, key: str | None) -> Planned:
         if key is None:
@@ -297,17 +302,13 @@ def key_of_base(model: ModelChoice) -> str:
     return model_key(model.entry, default_cache())
 
 
-def _count(questions: QuestionSet) -> int:
-    return len(questions.load())
-
-
 def _prompt_tokens(order: TracesOrder) -> int:
     return _tokens(message for one in order.asked for message in one.prompt.messages)
 
 
-def _gold_tokens(judge: Judge, questions: QuestionSet) -> int:
-    """What a judge is shown of all questions of a set, without the predictions."""
-    gold = ([form for answer in one.answers for form in answer.forms] for one in questions.load())
+def _gold_tokens(judge: Judge, questions: Iterable[Question]) -> int:
+    """What a judge is shown of all questions, without the predictions."""
+    gold = ([form for answer in one.answers for form in answer.forms] for one in questions)
     return sum(_tokens(judge_prompt(forms, "", judge.question, examples=judge.examples)) for forms in gold)
 
 

@@ -14,7 +14,7 @@ from mini_study import ANSWER, BUDGETS, TEACH, TEST, THINK, TRAIN, mini, write
 from flows.limits import limited
 from flows.orders import Orders
 from flows.parameters import DEFAULT_REGISTRY, Distill, Retrieve, Study
-from flows.plan import as_study, plan
+from flows.plan import as_study, check, plan
 from flows.plan_models import ModelPlan
 from flows.plan_text import Plan, make_plan, model_rows, shown_models, summary_lines, unit_rows
 from models.embedded import default_cache
@@ -23,6 +23,7 @@ from models.prompts import judge_prompt
 from models.registry import load_registry, model_key
 from models.speeds import asking_speed, training_speed
 from store.home import Home
+from store.types import InputError
 from tasks.verdicts import REPLY_TOKENS
 
 SMALL, LARGE, TEACHER = "qwen2.5-0.5b", "qwen2.5-32b", "deepseek-r1-hosted"
@@ -133,6 +134,61 @@ class TestBeforeAnythingIsThere:
         row = row_of(make_plan(Study.model_validate(fields), home), "deepseek-r1", "teacher")
         assert row.gpus == 32.0
         assert row.rate == pytest.approx(asking_speed(37_000_000_000, 32, "cuda").generated)
+
+
+class TestBeforeTheDataIsHere:
+    @pytest.fixture(autouse=True)
+    def _no_benchmark_is_fetched(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FACTSCALE_CACHE", str(tmp_path / "cache"))
+
+    def study(self, **webqsp: Any) -> Study:
+        sets = [{"dataset": "webqsp", "split": "test", **webqsp}, {"split": "test", "limit": TEST}]
+        fields = mini(
+            retrieve={"endpoint": "mine", "mid_map": "nowhere.tsv.gz"},
+            evaluate={"datasets": sets, "judges": [{"model": "smollm2-135m"}]},
+        )
+        return Study.model_validate(fields)
+
+    def test_published_numbers_stand_in_and_are_said(self, home: Home) -> None:
+        made = make_plan(self.study(), home)
+        rows = {unit.unit: unit.rows for unit in made.units}
+        assert rows["answers smollm2-135m instruct webqsp-test"] == 1639 * len(BUDGETS)
+        assert rows["answers smollm2-135m fs1 webqsp-test"] == 1639 * len(BUDGETS)
+        assert rows["answers smollm2-135m instruct starter-test"] == TEST * len(BUDGETS)
+        assert rows["verdicts smollm2-135m contains"] == 2 * (1639 + TEST) * len(BUDGETS)
+        assert states(made)["paths of 6 questions"] == "missing"
+        assert summary_lines(made)[-4:] == [
+            "NOT HERE YET, so stood in for; a run needs it first:",
+            "- graph 'mine', so all paths count as missing: factscale kg load FILES --name mine",
+            "- the table of Freebase ids nowhere.tsv.gz: docs/retrieval.md; or leave retrieve.mid_map out",
+            "- webqsp-test, counted with the 1,639 questions that are published: factscale data get webqsp --split test",
+        ]
+
+    def test_a_limit_holds_for_what_stands_in(self, home: Home) -> None:
+        rows = {unit.unit: unit.rows for unit in make_plan(self.study(limit=7), home).units}
+        assert rows["answers smollm2-135m instruct webqsp-test"] == 7 * len(BUDGETS)
+
+    def test_nothing_stands_in_for_what_is_here(self, home: Home) -> None:
+        made = make_plan(Study.model_validate(mini()), home)
+        assert made.absent == ()
+        assert not any("NOT HERE" in line for line in summary_lines(made))
+
+    def test_a_run_is_refused(self, home: Home) -> None:
+        with pytest.raises(InputError, match="no graph 'mine' is loaded"):
+            check(self.study(), home)
+
+    @pytest.mark.parametrize(
+        ("chosen", "told"),
+        [
+            ({"split": "train"}, "test"),
+            ({"path": "nowhere.json"}, "nowhere.json"),
+            ({"dataset": "webqps", "path": "nowhere.json"}, "webqps"),
+        ],
+    )
+    def test_a_set_whose_size_is_not_known_is_refused(self, home: Home, chosen: dict[str, Any], told: str) -> None:
+        sets = [{"dataset": "simpleqa", **chosen}]
+        with pytest.raises(InputError, match=told):
+            make_plan(Study.model_validate(mini(evaluate={"datasets": sets})), home)
 
 
 class TestServed:
@@ -359,8 +415,19 @@ class TestCommands:
             self.call(home, monkeypatch, "study", "plan", file, "--by", "model", "--format", "json", "--limit", "2")
             == 0
         )
-        rows = json.loads(capsys.readouterr().out)
+        said = capsys.readouterr()
+        rows = json.loads(said.out)
+        assert said.err == ""
         assert {row["role"]: row["to_do"] for row in rows} == {"teaches": 1, "is trained": 1, "answers": 2}
+
+    def test_what_is_not_here_is_said_beside_a_plan_for_programs(
+        self, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = str(write(tmp_path, mini(retrieve={"endpoint": "mine"})))
+        assert self.call(home, monkeypatch, "study", "plan", file, "--format", "json") == 0
+        said = capsys.readouterr()
+        assert len(json.loads(said.out)) == 7
+        assert "- graph 'mine'" in said.err
 
     def test_a_dry_run_does_nothing(
         self, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
