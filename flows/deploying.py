@@ -70,7 +70,8 @@ def deploy(notify: str | None = None, nightly: bool | None = None) -> list[Made]
     """Register everything on the configured server.
 
     ``notify`` names the block (type/name) that is told of a regression; ``nightly`` switches the schedule on or off, None
-    leaves it. Raises InputError for a block or a server that is not there, RunError where Prefect refuses something.
+    leaves it. Raises InputError for a server that is not there and for a block that is not, or that tells nobody; RunError
+    where Prefect refuses something.
     """
     with configured_client(_NO_SERVER) as client:
         told = None if notify is None else _block(client, notify)
@@ -233,7 +234,7 @@ def _block(client: SyncPrefectClient, named: str) -> UUID:
         ) from None
     if block.block_schema is None or "notify" not in block.block_schema.capabilities:
         raise InputError(
-            f"--notify {named!r}: a block of type {kind} tells nobody; name one that notifies, for example Slack Webhook, Custom "
-            "Webhook or Email"
+            f"--notify {named!r}: a block of type {kind} tells nobody; name one that notifies, for example slack-webhook/{name}, "
+            f"custom-webhook/{name} or sendgrid-email/{name}"
         )
     return block.id

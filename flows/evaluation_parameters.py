@@ -58,9 +58,9 @@ class Evaluation(Frozen):
 
     @model_validator(mode="after")
     def _greedy_is_sampled_once(self) -> Evaluation:
-        check_greedy(self.sampling, self.samples)
+        check_greedy("sampling", self.sampling, self.samples)
         if self.reasoning_sampling is not None:
-            check_greedy(self.reasoning_sampling, self.samples)
+            check_greedy("reasoning_sampling", self.reasoning_sampling, self.samples)
         names = [d.dataset for d in self.datasets]
         unique(tuple(names))
         unique(tuple(f"judge {judge.model} with question {judge.question}" for judge in self.judges))

@@ -34,7 +34,9 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def check_greedy(sampling: Sampling, samples: int) -> None:
-    """Raises ValueError for several samples that would all be the same."""
+def check_greedy(field: str, sampling: Sampling, samples: int) -> None:
+    """Raises ValueError for several samples that would all be the same; ``field`` is the name of the sampling."""
     if sampling.temperature == 0.0 and samples > 1:
-        raise ValueError(f"samples {samples} at temperature 0 would all be equal: use 1 sample, or a temperature")
+        raise ValueError(
+            f"{field}: samples {samples} at temperature 0 would all be equal: use 1 sample, or a temperature"
+        )

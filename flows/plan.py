@@ -1,6 +1,7 @@
 """Whether a study can run, and what it would take: both without running anything.
 
-The plan itself is made in ``plan_units`` (what is missing), ``plan_models`` (what that takes) and ``plan_text`` (how it is told).
+The plan itself is made in ``plan_units`` (what is missing), ``plan_absent`` (what stands in for data that is not here),
+``plan_models`` (what that takes) and ``plan_text`` (how it is told).
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from eval.benchmarks.registry import data_folder, local_file, published, shipped
 from flows.orders import Orders
 from flows.parameters import Retrieve
 from flows.retrieval_parameters import STARTER, QuestionSet
-from kg.graphs import graphs
+from kg.graphs import is_named
 from store.home import Home
 from store.types import Answer, Question
 
+_TABLE = "docs/retrieval.md says how it is made; or leave retrieve.mid_map out"
 _TEXT = "about as long as the questions of the six benchmarks are on average"
 
 
@@ -44,14 +45,15 @@ class PlanningOrders(Orders):
         number = _published(chosen)
         if number is None:
             return super().questions(chosen)
-        self._absent[f"{chosen.dataset}-{chosen.split}, counted with the {number:,} questions that are published"] = (
-            f"factscale data get {chosen.dataset} --split {chosen.split}"
-        )
         asked = min(number, chosen.limit or number)
+        part = "the" if asked == number else f"{asked:,} of the"
+        self._absent[
+            f"{chosen.dataset}-{chosen.split}, counted with {part} {number:,} questions that are published"
+        ] = f"factscale data get {chosen.dataset} --split {chosen.split}"
         return self._once(("stand-ins", chosen.model_dump_json()), lambda: _stand_ins(chosen, asked))
 
     def _snapshot(self, graph: str) -> str:
-        if graph == STARTER or graph in {one.name for one in graphs(self.home.kg)}:
+        if graph == STARTER or is_named(graph, self.home.kg):
             return super()._snapshot(graph)
         self._absent[f"graph {graph!r}, so all paths count as missing"] = f"factscale kg load FILES --name {graph}"
         return "not loaded"
@@ -59,7 +61,7 @@ class PlanningOrders(Orders):
     def _mids(self, table: Path) -> str:
         if table.is_file():
             return super()._mids(table)
-        self._absent[f"the table of Freebase ids {table}"] = "docs/retrieval.md; or leave retrieve.mid_map out"
+        self._absent[f"the table of Freebase ids {table}, so all paths count as missing"] = _TABLE
         return "not there"
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _PAGE = 200
 _ALL = 2**31
 _PENDING_SECONDS = 180  # a process imports for some seconds, a cold disk for a minute
-_SETTLED = "landed_at < current_timestamp::TIMESTAMP - INTERVAL 10 SECOND"  # what just landed is shown a moment later
 _CONFIGURED = ("PREFECT_API_URL", "PREFECT_PROFILE")
 # The functions of the tasks whose units stand in `units` under the task run's name; paths and links are known by their rows.
 _UNITS = ("traces", "training_set", "student", "predictions", "verdicts", "overlap", "draw", "control")

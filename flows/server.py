@@ -54,7 +54,7 @@ SERVER_SETTINGS = {
     "PREFECT_SERVER_UI_V2_ENABLED": "false",  # its page sends telemetry of its own
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
-"""What a Prefect server of factscale's is told, here and in docker/compose.yaml."""
+"""What a Prefect server of factscale's is told: here, in docker/compose.yaml and in deployments/cluster/slurm-ray.sbatch."""
 
 _PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
 
@@ -116,10 +116,10 @@ def prefect_api(home: Home) -> Iterator[str]:
 def configured_client(mend: str) -> Iterator[SyncPrefectClient]:
     """A client of the server that PREFECT_API_URL names; ``mend`` says what to do where it names none.
 
-    Raises InputError where none is named, none answers, or it asks for another password.
+    Raises InputError where none is named, none answers, it asks for another password, or refuses what the block asks.
     """
+    import httpx
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value()
@@ -133,11 +133,15 @@ def configured_client(mend: str) -> Iterator[SyncPrefectClient]:
             )
         try:
             client.read_work_pools(limit=1)
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != 401:
-                raise
-            raise InputError(f"PREFECT_API_AUTH_STRING: the server at {url} asks for another user:password") from None
-        yield client
+            yield client
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == 401:
+                raise InputError(
+                    f"PREFECT_API_AUTH_STRING: the server at {url} asks for another user:password"
+                ) from None
+            raise InputError(f"PREFECT_API_URL: the server at {url} refuses: {error}") from None
+        except httpx.HTTPError as error:
+            raise InputError(f"PREFECT_API_URL: the server at {url} does not answer any more ({error})") from None
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class Distillation(Frozen):
 
     @model_validator(mode="after")
     def _greedy_is_sampled_once(self) -> Distillation:
-        check_greedy(self.sampling, self.samples)
+        check_greedy("sampling", self.sampling, self.samples)
         return self
 
     @model_validator(mode="after")

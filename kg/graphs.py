@@ -107,6 +107,11 @@ def graphs(directory: Path) -> list[LoadedGraph]:
     return [graph for name in names if (graph := _read(directory, name)) is not None]
 
 
+def is_named(name: str, directory: Path) -> bool:
+    """Whether a graph of that name was loaded; :func:`graph_named` says whether it is whole."""
+    return (directory / f"{name}.json").is_file()
+
+
 def graph_named(name: str, directory: Path) -> LoadedGraph:
     """The graph of that name. Raises InputError, which lists the known names, if there is none or its folder is gone."""
     graph = _read(directory, name) if _NAME.fullmatch(name) else None

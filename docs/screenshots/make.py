@@ -25,7 +25,7 @@ import mini_study  # noqa: E402
 from browser import Page, browser  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from flows.server import prepare_environment  # noqa: E402
+from flows.server import free_port, prepare_environment  # noqa: E402
 from store.home import Home  # noqa: E402
 
 WIDTH, HEIGHT, TALL = 1280, 900, 1160
@@ -53,7 +53,6 @@ def _running(folder: Path) -> Iterator[str]:
     home = Home.current()
     prepare_environment(home)
     from prefect.settings import PREFECT_API_URL, temporary_settings
-    from served_study import free_port
 
     from flows.deploying import deploy
     from flows.ui import everything

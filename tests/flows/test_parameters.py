@@ -76,7 +76,7 @@ def test_a_report_is_chosen_without_changing_the_study(tmp_path: Path) -> None:
         ),
         (
             {"evaluate": {"samples": 4, "reasoning_sampling": {"temperature": 0}}},
-            r"samples 4 at temperature 0 would all be equal",
+            r"evaluate: reasoning_sampling: samples 4 at temperature 0 would all be equal",
         ),
         ({"evaluate": {"max_thinking_tokens": 10, "budgets": [16]}}, r"exceed max_thinking_tokens 10: raise it"),
         (

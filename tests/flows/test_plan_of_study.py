@@ -160,13 +160,16 @@ class TestBeforeTheDataIsHere:
         assert summary_lines(made)[-4:] == [
             "NOT HERE YET, so stood in for; a run needs it first:",
             "- graph 'mine', so all paths count as missing: factscale kg load FILES --name mine",
-            "- the table of Freebase ids nowhere.tsv.gz: docs/retrieval.md; or leave retrieve.mid_map out",
+            "- the table of Freebase ids nowhere.tsv.gz, so all paths count as missing: docs/retrieval.md says how it is made; "
+            "or leave retrieve.mid_map out",
             "- webqsp-test, counted with the 1,639 questions that are published: factscale data get webqsp --split test",
         ]
 
     def test_a_limit_holds_for_what_stands_in(self, home: Home) -> None:
-        rows = {unit.unit: unit.rows for unit in make_plan(self.study(limit=7), home).units}
+        made = make_plan(self.study(limit=7), home)
+        rows = {unit.unit: unit.rows for unit in made.units}
         assert rows["answers smollm2-135m instruct webqsp-test"] == 7 * len(BUDGETS)
+        assert made.absent[-1].what == "webqsp-test, counted with 7 of the 1,639 questions that are published"
 
     def test_nothing_stands_in_for_what_is_here(self, home: Home) -> None:
         made = make_plan(Study.model_validate(mini()), home)
