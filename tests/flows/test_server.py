@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from model_server import Answer, ModelServer
+from model_server import Answer, Asked, ModelServer
 from served_study import alive, family, until
 
 from flows.deploying import CRASHES, LOST, POOLS, QUEUES, REGRESSIONS, SCHEDULED, deploy, deployment_names
@@ -85,6 +85,20 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stack.enter_context(temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: PASSWORD}))
         yield url
         assert PASSWORD.partition(":")[2] not in (home.logs / "prefect-server.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(403, "PREFECT_API_URL: the server at .* refuses: .*403"), (401, "PREFECT_API_AUTH_STRING: .* another")],
+)
+def test_a_server_that_refuses_is_told(status: int, told: str) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    def answer(asked: Asked) -> Answer:
+        return Answer(json={}) if asked.path.endswith("/health") else Answer(status=status, json={"detail": "no"})
+
+    with temporary_settings({PREFECT_API_URL: ModelServer(answer).url}), pytest.raises(InputError, match=told):
+        deploy()
 
 
 class TestServer:
