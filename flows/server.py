@@ -159,6 +159,8 @@ def running_server(home: Home, port: int, *, with_ui: bool) -> Iterator[str]:
             server = _start(port, log, with_ui=with_ui)
             stack.callback(end, server)
             _wait(server, url, log)
+        # Whatever this process tells a server goes through one thread, which would go on telling this one when it has gone.
+        stack.callback(_drain)
         yield url
 
 

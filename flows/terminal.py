@@ -58,10 +58,13 @@ def run_in_terminal(study: Study, home: Home, only: str | None, console: Console
 @contextmanager
 def running_here(home: Home, console: Console) -> Iterator[None]:
     """A Prefect API for a flow that is called inside, whose progress is shown; Ctrl-C leaves at once."""
-    signal.signal(signal.SIGINT, _interrupted)
-    with prefect_api(home) as url, showing(console) as listener, listening(listener):
-        yield
-        console.print(f"Prefect API: {url}", style="dim", soft_wrap=True)
+    before = signal.signal(signal.SIGINT, _interrupted)
+    try:
+        with prefect_api(home) as url, showing(console) as listener, listening(listener):
+            yield
+            console.print(f"Prefect API: {url}", style="dim", soft_wrap=True)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def _interrupted(_signal: int, _frame: object) -> None:

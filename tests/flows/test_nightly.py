@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,7 +159,9 @@ def test_new_questions_alone_are_generated_and_are_no_regression(
     assert (newest["questions"], newest["new_questions"], newest["effect"]) == (ASKED, 2, None)
     assert newest["accepted"] == "by rule"
     capsys.readouterr()
+    before = signal.getsignal(signal.SIGINT)
     _run(nights.parameters(), nights.home, None)  # the command, on the night after
+    assert signal.getsignal(signal.SIGINT) is before
     assert "small: same; nothing has changed since" in " ".join(capsys.readouterr().out.split())
 
 
