@@ -112,6 +112,7 @@ class TestTwoProcesses:
         names = {path.name for path in (tmp_path / "two").iterdir()}
         assert names == {path.name for path in (tmp_path / "one").iterdir()}
 
+    @pytest.mark.slow  # one process is killed in test_finetune.py each time
     def test_kill_nine_leaves_no_process_and_the_same_call_goes_on(self, base: Path, tmp_path: Path) -> None:
         spec, output = spec_of(base, LORA), tmp_path / "two"
         parent, lines = start(spec, output, two())
