@@ -103,6 +103,10 @@ def warn_of_place(parameters: Distill) -> None:
         from flows.fan_out_workers import warn_of_workers
 
         warn_of_workers()
+    elif parameters.fan_out.kind == "ray":
+        from flows.fan_out_ray import warn_of_cluster
+
+        warn_of_cluster(parameters.fan_out)
 
 
 def check_trainings(orders: Orders) -> None:

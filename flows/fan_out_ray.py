@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _HANDED_ON = ("FACTSCALE_LOCK_TIMEOUT", "PREFECT_HOME", "PREFECT_API_URL", "OMP_WAIT_POLICY")
 """Variables that a task needs as the flow has them. No secrets: Ray's dashboard shows them (Prefect hands on its own)."""
 _AUTHENTICATION = "RAY_AUTH_MODE"
+_CONNECT_SECONDS = 10
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "120",  # the default is too short for a machine that is busy
@@ -136,6 +137,7 @@ def _start(ray: Any, chosen: FanOut) -> None:
     if ray.is_initialized():  # whoever did it in this process ends it as well
         ray.shutdown()
     check_started_here(chosen)
+    check_answers(chosen)
     given: dict[str, Any] = {"num_gpus": chosen.local_gpus, "include_dashboard": False} if not chosen.address else {}
     try:
         with nullcontext() if chosen.address else _on_loopback():
@@ -152,10 +154,7 @@ def _start(ray: Any, chosen: FanOut) -> None:
             ray.shutdown()
         said = " ".join(str(error).split())[:300]
         if chosen.address:
-            raise InputError(
-                f"fan_out.address {chosen.address!r}: no Ray cluster answers there ({said}); start one (`ray start --head`), or "
-                "leave the address out to start Ray here"
-            ) from None
+            raise _unanswered(chosen, said) from None
         raise RunError(f"fan_out.kind 'ray': Ray did not start on this machine: {said}") from None
 
 
@@ -166,6 +165,33 @@ def check_started_here(chosen: FanOut) -> None:
             f"{_AUTHENTICATION} {os.environ[_AUTHENTICATION]!r}: everyone on this machine could run code as you in the Ray that "
             "is started here; unset it"
         )
+
+
+def check_answers(chosen: FanOut) -> None:
+    """Whether anybody listens at the cluster's address: Ray itself would try for a quarter of an hour. Raises InputError."""
+    named = os.environ.get("RAY_ADDRESS", "") if chosen.address == "auto" else chosen.address or ""
+    host, _, port = named.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _unanswered(chosen, f"{named}: {error}") from None
+
+
+def warn_of_cluster(chosen: FanOut) -> None:
+    """Say in the run's log where no cluster answers. It does not end the run: units that have landed need none."""
+    try:
+        check_answers(chosen)
+    except InputError as error:
+        get_run_logger().warning("units that are missing cannot be handed out as it is: %s", error)
+
+
+def _unanswered(chosen: FanOut, said: str) -> InputError:
+    return InputError(
+        f"fan_out.address {chosen.address!r}: no Ray cluster answers there ({said}); start one (`ray start --head`), or "
+        "leave the address out to start Ray here"
+    )
 
 
 @contextmanager

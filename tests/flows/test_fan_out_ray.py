@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
+import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import mini_study
 import pytest
 from gpu_workers import begun, until
 
+from flows.generation_parameters import FanOut
 from flows.parameters import Study
 from store.home import Home
 from store.types import InputError
@@ -47,7 +50,6 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def test_a_cluster_is_told_of_the_store_without_a_password(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.fan_out_ray import _variables
-    from flows.generation_parameters import FanOut
 
     monkeypatch.setenv("FACTSCALE_STORE", "ducklake:postgres://ada:secret@h/d?data=/shared/lake")
     told = _variables(FanOut(kind="ray", address="auto"))
@@ -206,6 +208,25 @@ def models_of(pid: int) -> list[int]:
         if b"models.session" in words and str(pid).encode() in words:
             found.append(int(entry.name))
     return found
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "ray://[::1]:1", "auto"])
+def test_an_address_where_nobody_listens_is_told_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.fan_out_ray import check_answers
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match=re.escape(f"fan_out.address '{address}': no Ray cluster answers there")):
+        check_answers(FanOut(kind="ray", address=address))
+
+
+def test_one_where_somebody_listens_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.fan_out_ray import check_answers
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        check_answers(FanOut(kind="ray", address=f"ray://127.0.0.1:{there.getsockname()[1]}"))
+    check_answers(FanOut(kind="ray", address="auto"))
+    check_answers(FanOut(kind="ray"))
 
 
 @pytest.mark.slow

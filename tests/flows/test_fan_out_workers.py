@@ -219,7 +219,7 @@ def test_the_command_says_which_worker_ended_and_takes_the_others_along(tmp_path
             devices = device_of(first), device_of(second)
             assert sorted(devices) == ["4", "5"]
             gpu_workers.kill([first])
-            until(lambda: f"ended: here-gpu{devices[0]} with code -9" in output.read_text(encoding="utf-8"))
+            until(lambda: f"'here-gpu{devices[0]}' ended with code -9" in output.read_text(encoding="utf-8"))
             assert process.poll() is None
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             assert process.wait(60) == 130
