@@ -482,6 +482,7 @@ with prefect_api(home):
 def test_a_killed_command_is_marked_by_the_next_one_and_a_living_one_is_left(tmp_path: Path) -> None:
     """Two commands of one home, each with a server of its own on one database: one is killed, then a third one starts."""
     from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     from flows.server import prefect_api
 
@@ -498,8 +499,11 @@ def test_a_killed_command_is_marked_by_the_next_one_and_a_living_one_is_left(tmp
                 assert one.poll() is None
         killed.kill()
         killed.wait()
-        with pytest.MonkeyPatch.context() as patch:
+        # The server of the tests before this one may still be configured here.
+        nowhere = temporary_settings(restore_defaults={PREFECT_API_URL, PREFECT_API_AUTH_STRING})
+        with pytest.MonkeyPatch.context() as patch, nowhere:
             patch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+            patch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
             with prefect_api(Home(tmp_path)), get_client(sync_client=True) as client:
                 states = {Process.of(run.labels or {}): run.state_name for run in client.read_flow_runs()}
     finally:
