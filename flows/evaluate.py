@@ -64,9 +64,8 @@ def study_key(
     asked = parameters.model_dump(
         mode="json", exclude={"generation": True, "fan_out": True, "report": True, "finetune": {"run"}}
     )
-    if (
-        parameters.evaluate.reasoning_sampling is None
-    ):  # studies that landed before there was such a field keep their keys
+    # Studies that landed before there was such a field keep their keys.
+    if parameters.evaluate.reasoning_sampling is None:
         del asked["evaluate"]["reasoning_sampling"]
     readings = sorted(run.predictions.key for run in runs)
     made = [[judge.spec.judge for judge in judges], [order.key for order in overlaps], *([trained] if trained else [])]

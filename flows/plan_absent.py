@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.benchmarks.registry import data_folder, local_file, published, shipped
+from eval.benchmarks.registry import data_folder, local_file, shipped
 from flows.orders import Orders
 from flows.parameters import Retrieve
 from flows.retrieval_parameters import STARTER, QuestionSet
@@ -73,7 +73,7 @@ def _published(chosen: QuestionSet) -> int | None:
     part = None if entry is None else next((one for one in entry.splits if one.split == chosen.split), None)
     if part is None or local_file(chosen.dataset, part, data_folder()) is not None:
         return None
-    return published(chosen.dataset, chosen.split)
+    return part.published
 
 
 def _stand_ins(chosen: QuestionSet, number: int) -> tuple[Question, ...]:

@@ -9,7 +9,7 @@ another, and with fan-out ``local`` units do, on GPUs or without.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from flows.orders import Orders
@@ -60,6 +60,7 @@ class ModelPlan(NamedTuple):
     api: float | None
     rent: float | None
     weights: str
+    to_fetch: float
     fits: bool
 
 
@@ -115,11 +116,13 @@ def by_model(study: Study, orders: Orders, units: Iterable[Planned], gpu_price: 
     device: Device = "cuda" if study.fan_out.kind != "local" else devices_here()
     rates = Rates(orders, device)
     groups: dict[tuple[str, Work, bool, str | None], list[Planned]] = {}
+    entries: dict[str, ModelEntry] = {}
     for unit in units:
         if unit.model is not None:
             groups.setdefault((unit.model.name, unit.work, unit.away, unit.judge), []).append(unit)
-    weights: dict[tuple[str, bool], str] = {}
-    return [_model_plan(study, rates, device, mine, gpu_price, weights) for mine in groups.values()]
+            entries[unit.model.entry.alias] = unit.model.entry
+    to_fetch = {alias: gib_to_fetch(entry) for alias, entry in entries.items()}
+    return [_model_plan(study, rates, device, mine, gpu_price, to_fetch) for mine in groups.values()]
 
 
 def totals(study: Study, units: list[Planned], models: list[ModelPlan], gpus: int) -> Totals:
@@ -154,16 +157,22 @@ def totals(study: Study, units: list[Planned], models: list[ModelPlan], gpus: in
     )
 
 
-def weights_of(entry: ModelEntry) -> str:
-    """Where a model's weights are, in words: nothing is fetched by a plan."""
-    size = "" if entry.parameters is None else f" (about {BYTES_A_WEIGHT * entry.parameters / GIB:,.0f} GiB)"
+def gib_to_fetch(entry: ModelEntry) -> float:
+    """GiB of weights that are not downloaded yet, about; 0 where there are none to download. Nothing is fetched by a plan."""
+    if entry.hub_id is None or downloaded(entry.hub_id, str(entry.revision)):
+        return 0.0
+    return BYTES_A_WEIGHT * (entry.parameters or 0) / GIB
+
+
+def weights_of(entry: ModelEntry, to_fetch: float) -> str:
+    """Where a model's weights are, in words."""
     if entry.source == HOSTED:
         return "behind an API"
     if entry.source == EMBEDDED:
         return "come with factscale"
     if entry.hub_id is None:
         return "in a folder"
-    return "here" if downloaded(entry.hub_id, str(entry.revision)) else f"not downloaded yet{size}"
+    return f"not downloaded yet (about {to_fetch:,.0f} GiB)" if to_fetch else "here"
 
 
 def _model_plan(
@@ -172,7 +181,7 @@ def _model_plan(
     device: Device,
     units: list[Planned],
     price: float | None,
-    weights: dict[tuple[str, bool], str],
+    to_fetch: Mapping[str, float],
 ) -> ModelPlan:
     first = units[0]
     model = first.model
@@ -183,8 +192,8 @@ def _model_plan(
     hours = [one / 3600 * (gpus or 1.0) if not away else 0.0 for one in seconds]
     known = [unit.expected for unit in units if unit.state != "done"]
     costs = [unit.cost for unit in units if unit.cost is not None]
-    if (entry.alias, away) not in weights:
-        weights[entry.alias, away] = "on a server" if away and not model.hosted else weights_of(entry)
+    served = away and not model.hosted
+    missing = 0.0 if served else to_fetch[entry.alias]
     return ModelPlan(
         model=entry.alias,
         work=first.work,
@@ -204,7 +213,8 @@ def _model_plan(
         busy=sum(seconds) / 3600,
         api=sum(costs) if costs else None,
         rent=None if price is None or not gpus else sum(hours) * price,
-        weights=weights[entry.alias, away],
+        weights="on a server" if served else weights_of(entry, missing),
+        to_fetch=missing,
         fits=not gpus or first.work == "train" or gpus < 1 or fits(entry.parameters, study.fan_out.gpu_gib, int(gpus)),
     )
 

@@ -93,10 +93,10 @@ def shown_models(models: list[ModelPlan]) -> list[Row]:
             "expected": "?" if one.expected is None and one.to_do else _rounded(one.expected or 0),
             "a second": _speed(one),
             "GPUs": f"{one.gpus:g}" if one.gpus else "-",
-            hours: _two_digits(one.hours),
-            "API $": "-" if one.api is None else _two_digits(one.api),
-            "GPU $": "-" if one.rent is None else _two_digits(one.rent),
-            "to fetch": _to_fetch(one.weights),
+            hours: _short(one.hours),
+            "API $": "-" if one.api is None else _short(one.api),
+            "GPU $": "-" if one.rent is None else _short(one.rent),
+            "to fetch": f"{one.to_fetch:,.0f} GiB" if one.to_fetch else "-",
         }
         for one in models
     ]
@@ -104,21 +104,15 @@ def shown_models(models: list[ModelPlan]) -> list[Row]:
     return [{name: value for name, value in row.items() if name not in empty} for row in rows]
 
 
-def _two_digits(number: float) -> str:
-    """Without digits behind the point where there are enough before it."""
+def _short(number: float) -> str:
+    """Without digits behind the point where there are three before it."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.2f}"
-
-
-def _to_fetch(weights: str) -> str:
-    """The size of weights that are not downloaded yet; nothing of those that are here or run elsewhere."""
-    _, found, size = weights.partition("not downloaded yet")
-    return (size.strip(" ()").removeprefix("about ") or "yes") if found else "-"
 
 
 def _rounded(tokens: int) -> str:
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if tokens >= 10 * size or (letter == "k" and tokens >= size):
-            return f"{tokens / size:,.0f} {letter}" if tokens >= 100 * size else f"{tokens / size:,.1f} {letter}"
+        if tokens >= size:
+            return f"{tokens / size:.0f} {letter}" if tokens >= 100 * size else f"{tokens / size:.1f} {letter}"
     return str(tokens)
 
 
@@ -159,7 +153,7 @@ def summary_lines(plan: Plan) -> list[str]:
         lines.append(
             f"AT MOST: nothing is known of lengths in {found.at_most} rows (?), so every thought counts at its full length."
         )
-    if missing := sorted({one.model for one in models if one.to_do and one.weights.startswith("not downloaded")}):
+    if missing := sorted({one.model for one in models if one.to_do and one.to_fetch}):
         lines.append(f"NOT DOWNLOADED YET, and fetched when first needed (docs/models.md): {', '.join(missing)}.")
     return lines + absent_lines(plan)
 

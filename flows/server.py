@@ -108,7 +108,6 @@ def prefect_api(home: Home) -> Iterator[str]:
             mark_abandoned(FLOWS)
             yield url
         finally:
-            _drain()
             del os.environ["PREFECT_API_URL"]
 
 

@@ -6,12 +6,10 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -113,16 +111,6 @@ def kill(pids: list[int]) -> None:
     """`kill -9`."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-
-
-def until(holds: Callable[[], Any], seconds: float = 600) -> Any:
-    """What ``holds`` gives once it is true; fails after so long."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := holds():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not so within {seconds} s")
 
 
 def task_states(client: SyncPrefectClient, run: FlowRun) -> dict[str, str]:

@@ -104,7 +104,9 @@ def wait_for(run: UUID, state: str, seconds: float = 600) -> FlowRun:
         return until(found, seconds, lambda: f"{api.read_flow_run(run).state!r} is not {state}")
 
 
-def until(look: Callable[[], Any], seconds: float, told: Callable[[], str] = lambda: "it did not come about") -> Any:
+def until(
+    look: Callable[[], Any], seconds: float = 600, told: Callable[[], str] = lambda: "it did not come about"
+) -> Any:
     """What ``look`` gives once it gives something."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

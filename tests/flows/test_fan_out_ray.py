@@ -17,7 +17,8 @@ from typing import Any
 import gpu_workers
 import mini_study
 import pytest
-from gpu_workers import begun, until
+from gpu_workers import begun
+from served_study import until
 
 from flows.generation_parameters import FanOut
 from flows.parameters import Study

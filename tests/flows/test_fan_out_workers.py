@@ -16,10 +16,11 @@ from typing import Any
 import gpu_workers
 import mini_study
 import pytest
-from gpu_workers import begun, children, until
+from gpu_workers import begun, children
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
+from served_study import until
 
 from flows.parameters import Study
 from store.home import Home
